@@ -1,0 +1,198 @@
+//! Builds the service and runs it until it is told to stop.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix_http::HttpService;
+use actix_server::{Server, ServerHandle};
+use actix_service::{fn_service, map_config};
+use actix_web::{
+    App, HttpServer, dev::AppConfig, http::header::HeaderValue, middleware::from_fn, web::Data,
+};
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    admission::Admission,
+    config::Config,
+    http::{self, Site},
+    hub::Hub,
+    records::Records,
+    telemetry::Telemetry,
+    upgrade::Worker,
+};
+
+/// How long a peer may take for the head of its request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long workers wait for what is left when the server stops; the drain has been by then.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be accepted; the kernel clamps it to `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// What the kernel holds for a peer that does not read. Left alone, Linux takes up to 4 MB each.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// What the kernel holds of a peer that is not read; the drain counts as much of it as arrived.
+const RECEIVE_BUFFER_BYTES: usize = 128 * 1024;
+
+/// Requests without a WebSocket, beside the connections: probes, the page, refused handshakes.
+const REQUESTS_PER_WORKER_MAX: usize = 1024;
+
+/// A service whose listeners are bound and whose threads run.
+pub struct Service {
+    pub public_address: SocketAddr,
+    pub operator_address: SocketAddr,
+    pub site: Site,
+    public: ServerHandle,
+    operator: ServerHandle,
+}
+
+impl Service {
+    /// Binds both listeners and starts the workers. Needs an Actix system to run in.
+    ///
+    /// # Errors
+    /// A listener cannot be bound, or the state directory cannot be written.
+    pub fn start(config: &Config, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
+        let public_listener = bind("TALLY_LISTEN", config.listen, config.write_timeout)?;
+        let operator_listener = bind(
+            "TALLY_OPERATOR_LISTEN",
+            config.operator_listen,
+            config.write_timeout,
+        )?;
+        let records =
+            Records::open(config.state_dir.as_deref(), &config.colour).map_err(|source| {
+                StartError::StateDirectory {
+                    directory: config.state_dir.clone().unwrap_or_default(),
+                    source,
+                }
+            })?;
+        let metrics = &telemetry.metrics;
+        metrics.connections_max.set(config.connections_max as i64);
+        metrics.sessions_parked_max.set(config.sessions_max as i64);
+        let site = Site {
+            hub: Hub::start(&config.hub_settings(), telemetry.clone()),
+            admission: Admission::new(config.connections_max),
+            telemetry,
+            records,
+            colour: HeaderValue::from_str(&config.colour).expect("checked with the settings"),
+            allowed_origins: config.allowed_origins.clone().into(),
+        };
+        let start = |source| StartError::Start { source };
+        Ok(Self {
+            public_address: public_listener.local_addr().map_err(start)?,
+            operator_address: operator_listener.local_addr().map_err(start)?,
+            public: serve_public(public_listener, config, &site).map_err(start)?,
+            operator: serve_operator(operator_listener, &site).map_err(start)?,
+            site,
+        })
+    }
+
+    /// Stops accepting, gives what is left [`STOP_TIMEOUT`], then cuts it off.
+    pub async fn stop(&self) {
+        self.public.stop(true).await;
+        self.operator.stop(false).await;
+    }
+}
+
+/// Why the service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {source}; set {variable} to a free address of this host")]
+    Bind {
+        variable: &'static str,
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("cannot write to {directory:?}: {source}; set TALLY_STATE_DIR to a writable directory")]
+    StateDirectory {
+        directory: std::path::PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot start: {source}")]
+    Start { source: io::Error },
+}
+
+/// Options set here are inherited by every accepted socket, so none costs a system call each.
+fn bind(
+    variable: &'static str,
+    address: SocketAddr,
+    write_timeout: Duration,
+) -> Result<TcpListener, StartError> {
+    let bind = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+        // The net under the pump's own timeout: the kernel ends a peer that acknowledges nothing.
+        socket.set_tcp_user_timeout(Some(write_timeout))?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    bind().map_err(|source| StartError::Bind {
+        variable,
+        address,
+        source,
+    })
+}
+
+fn serve_public(listener: TcpListener, config: &Config, site: &Site) -> io::Result<ServerHandle> {
+    let workers = Arc::new(AtomicUsize::new(0));
+    let site = site.clone();
+    let (message_rate, settings) = (config.message_rate, config.socket_settings());
+    let server = Server::build()
+        .workers(config.workers)
+        .max_concurrent_connections(
+            config
+                .connections_max
+                .saturating_add(REQUESTS_PER_WORKER_MAX),
+        )
+        .shutdown_timeout(STOP_TIMEOUT.as_secs())
+        .disable_signals()
+        .listen("public", listener, move || {
+            let number = workers.fetch_add(1, Ordering::Relaxed);
+            let worker = Worker::start(number, site.clone(), message_rate, settings);
+            let app = App::new()
+                .app_data(Data::new(site.clone()))
+                .configure(http::public)
+                .wrap(from_fn(http::sign));
+            HttpService::build()
+                .client_request_timeout(HEAD_TIMEOUT)
+                .upgrade(fn_service(move |(request, framed)| {
+                    Box::pin(worker.clone().serve(request, framed))
+                }))
+                .finish(map_config(app, |()| AppConfig::default()))
+                .tcp()
+        })?
+        .run();
+    let handle = server.handle();
+    actix_rt::spawn(server);
+    Ok(handle)
+}
+
+fn serve_operator(listener: TcpListener, site: &Site) -> io::Result<ServerHandle> {
+    let data = Data::new(site.clone());
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(data.clone())
+            .configure(http::operator)
+            .wrap(from_fn(http::sign))
+    })
+    .workers(1)
+    .disable_signals()
+    .listen(listener)?
+    .run();
+    let handle = server.handle();
+    actix_rt::spawn(server);
+    Ok(handle)
+}

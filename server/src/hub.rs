@@ -1,0 +1,368 @@
+//! The one Hub: who is connected, which sessions are parked, the heartbeat, the drain.
+//!
+//! It lives on the main thread, never waits, and is told everything by message.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use chrono::Utc;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::{
+    protocol::{Goodbye, heartbeat_text},
+    roster::{AbortAll, Beat, ConnectionId, Dismiss, DismissAll, Roster},
+    session::{Found, Holder, Sessions},
+    telemetry::Telemetry,
+};
+
+/// Handshakes that may wait for the Hub. One takes about a microsecond, so a full mailbox means a
+/// Hub that has stopped, and the next handshake gets 503.
+const MAILBOX: usize = 8192;
+
+/// How long a resume waits for the old connection's final count.
+pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection that is just beginning may not be on its worker's roster when it is told to go;
+/// it is told again after this time.
+const TAKEOVER_REMINDER: Duration = Duration::from_millis(50);
+
+/// How often expired sessions are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A worker reports for duty.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Enlist {
+    pub worker: usize,
+    pub roster: Addr<Roster>,
+}
+
+/// A fresh session has been minted.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Open {
+    pub session: Uuid,
+    pub holder: Holder,
+}
+
+/// A client comes back. The answer carries the session; whoever drops it parks it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Resume {
+    pub session: Uuid,
+    pub holder: Holder,
+    pub answer: oneshot::Sender<Resumed>,
+}
+
+#[derive(Debug)]
+pub enum Resumed {
+    /// The count goes on.
+    Yes(Lease),
+    /// Unknown or expired.
+    Unknown,
+    /// Its old connection did not let go in time, or another client is waiting for it already.
+    Busy,
+}
+
+/// A connection is done with its session.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Park {
+    session: Uuid,
+    connection: ConnectionId,
+    count: u64,
+}
+
+/// Asks whether the Hub answers.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Alive;
+
+/// Begin to send everybody away.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// The drain's deadline has come.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CutOff;
+
+/// An open session in the hands of its connection, with the live count. However the connection
+/// ends, its drop parks the session.
+#[derive(Debug)]
+pub struct Lease {
+    pub session: Uuid,
+    pub count: u64,
+    holder: Holder,
+    hub: Arc<Addr<Hub>>,
+}
+
+impl Lease {
+    /// A session for a client that brings none. `None` when the Hub is too far behind to be told.
+    pub fn mint(holder: Holder, hub: &Arc<Addr<Hub>>) -> Option<Self> {
+        let session = Uuid::new_v4();
+        hub.try_send(Open { session, holder }).ok()?;
+        Some(Self {
+            session,
+            count: 0,
+            holder,
+            hub: hub.clone(),
+        })
+    }
+
+    pub fn connection(&self) -> ConnectionId {
+        self.holder.connection
+    }
+}
+
+impl Drop for Lease {
+    /// Sent past the mailbox's limit, for it must not get lost: there is one for each connection,
+    /// and their number is limited.
+    fn drop(&mut self) {
+        self.hub.do_send(Park {
+            session: self.session,
+            connection: self.holder.connection,
+            count: self.count,
+        });
+    }
+}
+
+/// A client that waits for an open session.
+struct Heir {
+    holder: Holder,
+    answer: oneshot::Sender<Resumed>,
+    since: Instant,
+}
+
+pub struct HubSettings {
+    pub heartbeat: Duration,
+    pub session_ttl: Duration,
+    pub sessions_max: usize,
+}
+
+pub struct Hub {
+    rosters: HashMap<usize, Addr<Roster>>,
+    sessions: Sessions,
+    /// At most one for each open session.
+    heirs: HashMap<Uuid, Heir>,
+    heartbeat: Duration,
+    next_beat: Instant,
+    draining: bool,
+    telemetry: Arc<Telemetry>,
+    /// Its own address, for the leases it hands out.
+    address: Option<Arc<Addr<Self>>>,
+}
+
+impl Hub {
+    pub fn start(settings: &HubSettings, telemetry: Arc<Telemetry>) -> Arc<Addr<Self>> {
+        let hub = Self {
+            rosters: HashMap::new(),
+            sessions: Sessions::new(settings.session_ttl, settings.sessions_max),
+            heirs: HashMap::new(),
+            heartbeat: settings.heartbeat,
+            next_beat: Instant::now() + settings.heartbeat,
+            draining: false,
+            telemetry,
+            address: None,
+        };
+        Self::create(|ctx| {
+            ctx.set_mailbox_capacity(MAILBOX);
+            let address = Arc::new(ctx.address());
+            Self {
+                address: Some(address),
+                ..hub
+            }
+        })
+        .into()
+    }
+
+    /// Beats keep to a grid, so that they do not drift with the time each takes.
+    fn schedule_beat(&self, ctx: &mut Context<Self>) {
+        let wait = self.next_beat.saturating_duration_since(Instant::now());
+        ctx.run_later(wait, |hub, ctx| {
+            hub.beat();
+            hub.schedule_beat(ctx);
+        });
+    }
+
+    fn beat(&mut self) {
+        let began = Instant::now();
+        self.telemetry
+            .heartbeat_began(began.saturating_duration_since(self.next_beat));
+        let text = heartbeat_text(Utc::now());
+        for roster in self.rosters.values() {
+            roster.do_send(Beat {
+                text: text.clone(),
+                began,
+            });
+        }
+        while self.next_beat <= began {
+            self.next_beat += self.heartbeat;
+        }
+    }
+
+    fn forget_sessions(&mut self, now: Instant) {
+        let expired = self.sessions.forget_expired(now);
+        let evicted = self.sessions.forget_surplus();
+        self.telemetry
+            .sessions_forgotten(expired, evicted, self.sessions.parked());
+    }
+
+    fn lease(&self, session: Uuid, count: u64, holder: Holder) -> Lease {
+        let hub = self.address.clone().expect("set as the Hub starts");
+        Lease {
+            session,
+            count,
+            holder,
+            hub,
+        }
+    }
+
+    fn dismiss(&self, holder: Holder) {
+        if let Some(roster) = self.rosters.get(&holder.worker) {
+            roster.do_send(Dismiss {
+                connection: holder.connection,
+                goodbye: Goodbye::TakenOver,
+            });
+        }
+    }
+
+    /// Asks the old connection to go, and again until it has or time is up.
+    fn take_over(&mut self, session: Uuid, old: Holder, ctx: &mut Context<Self>) {
+        let Some(heir) = self.heirs.get(&session) else {
+            return;
+        };
+        if heir.since.elapsed() >= TAKEOVER_TIMEOUT || heir.answer.is_closed() {
+            if let Some(heir) = self.heirs.remove(&session) {
+                let _ = heir.answer.send(Resumed::Busy);
+            }
+            return;
+        }
+        self.dismiss(old);
+        ctx.run_later(TAKEOVER_REMINDER, move |hub, ctx| {
+            hub.take_over(session, old, ctx);
+        });
+    }
+
+    /// Gives a freed session to the client that waits for it.
+    fn hand_over(&mut self, session: Uuid, now: Instant) {
+        let Some(heir) = self.heirs.remove(&session) else {
+            return;
+        };
+        if let Found::Parked(count) = self.sessions.resume(session, heir.holder, now) {
+            let lease = self.lease(session, count, heir.holder);
+            // A client that has gone meanwhile drops the lease, and so parks the session.
+            let _ = heir.answer.send(Resumed::Yes(lease));
+        }
+    }
+}
+
+impl Actor for Hub {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.schedule_beat(ctx);
+        ctx.run_interval(EXPIRY_INTERVAL, |hub, _| {
+            hub.forget_sessions(Instant::now())
+        });
+    }
+}
+
+impl Handler<Enlist> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, enlist: Enlist, _: &mut Self::Context) {
+        if self.draining {
+            enlist.roster.do_send(DismissAll(Goodbye::Shutdown));
+        }
+        self.rosters.insert(enlist.worker, enlist.roster);
+    }
+}
+
+impl Handler<Open> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, open: Open, _: &mut Self::Context) {
+        self.sessions.hold(open.session, open.holder);
+    }
+}
+
+impl Handler<Resume> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, resume: Resume, ctx: &mut Self::Context) {
+        let Resume {
+            session,
+            holder,
+            answer,
+        } = resume;
+        let now = Instant::now();
+        let resumed = match self.sessions.resume(session, holder, now) {
+            Found::Unknown => Resumed::Unknown,
+            Found::Parked(count) => Resumed::Yes(self.lease(session, count, holder)),
+            Found::Open(_) if self.heirs.contains_key(&session) => Resumed::Busy,
+            Found::Open(old) => {
+                let since = now;
+                self.heirs.insert(
+                    session,
+                    Heir {
+                        holder,
+                        answer,
+                        since,
+                    },
+                );
+                return self.take_over(session, old, ctx);
+            }
+        };
+        self.telemetry.sessions_parked(self.sessions.parked());
+        let _ = answer.send(resumed);
+    }
+}
+
+impl Handler<Park> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, park: Park, _: &mut Self::Context) {
+        let now = Instant::now();
+        if self
+            .sessions
+            .park(park.session, park.connection, park.count, now)
+        {
+            self.hand_over(park.session, now);
+            self.forget_sessions(now);
+        }
+    }
+}
+
+impl Handler<Alive> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: Alive, _: &mut Self::Context) {}
+}
+
+impl Handler<Drain> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, _: &mut Self::Context) {
+        self.draining = true;
+        for roster in self.rosters.values() {
+            roster.do_send(DismissAll(Goodbye::Shutdown));
+        }
+    }
+}
+
+impl Handler<CutOff> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: CutOff, _: &mut Self::Context) {
+        for roster in self.rosters.values() {
+            roster.do_send(AbortAll);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Tally: a message counter over WebSockets. DESIGN.md tells how the parts work together.
+
+pub mod admission;
+pub mod app;
+pub mod chat;
+pub mod config;
+pub mod frame;
+pub mod guard;
+pub mod handshake;
+pub mod http;
+pub mod hub;
+pub mod logging;
+pub mod metrics;
+pub mod protocol;
+pub mod pump;
+pub mod records;
+pub mod roster;
+pub mod session;
+pub mod shutdown;
+pub mod socket;
+pub mod telemetry;
+pub mod upgrade;
+pub mod wire;
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit this was built from, where the build was told.
+pub const REVISION: &str = match option_env!("TALLY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};

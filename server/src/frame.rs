@@ -124,21 +124,26 @@ impl Scanner {
 
     /// Follows the frames without judging them, to find the Close that answers ours.
     pub fn skim(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+        loop {
             if !self.in_payload {
-                self.push_header(bytes[0]);
-                bytes = &bytes[1..];
+                // The refused header may be complete already.
                 if !self.header_complete() {
+                    let Some((first, rest)) = bytes.split_first() else {
+                        return;
+                    };
+                    self.push_header(*first);
+                    bytes = rest;
                     continue;
                 }
                 self.begin_payload();
             }
             bytes = &bytes[self.take_payload(bytes.len())..];
-            if self.payload_left == 0 {
-                self.close_seen |= self.opcode() == Some(Opcode::Close);
-                self.header_length = 0;
-                self.in_payload = false;
+            if self.payload_left > 0 {
+                return;
             }
+            self.close_seen |= self.opcode() == Some(Opcode::Close);
+            self.header_length = 0;
+            self.in_payload = false;
         }
     }
 

@@ -129,10 +129,10 @@ impl Stream for Guard {
         if std::mem::take(&mut self.frame_complete) {
             return Poll::Pending;
         }
-        if self.rest.is_empty() {
-            if let Err(_reset) = ready!(self.poll_read(cx)) {
-                self.wire.end(Ending::PeerGone);
-            }
+        if self.rest.is_empty()
+            && let Err(_reset) = ready!(self.poll_read(cx))
+        {
+            self.wire.end(Ending::PeerGone);
         }
         if self.rest.is_empty() {
             return Poll::Ready(None);

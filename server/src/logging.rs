@@ -43,6 +43,15 @@ impl Logging {
         }
     }
 
+    /// Lets the libraries' own records, such as a failed accept, come out as ours do. They go
+    /// through the `log` crate, whose logger is global; nothing of ours uses it.
+    pub fn take_in_libraries(&self) -> Result<slog_scope::GlobalLoggerGuard, log::SetLoggerError> {
+        let logger = self.logger.new(o!("event" => "library"));
+        let guard = slog_scope::set_global_logger(logger);
+        slog_stdlog::init_with_level(log::Level::Warn)?;
+        Ok(guard)
+    }
+
     /// Writes out what is queued, then lets `last` write the last line past the queue, and ends
     /// the process. Bounded, even where nobody reads stdout.
     pub fn end_process(self, code: i32, last: impl FnOnce(&Logger) + Send + 'static) -> ! {

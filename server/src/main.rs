@@ -23,6 +23,7 @@ fn main() {
     });
     let metrics = Metrics::new(VERSION, REVISION);
     let logging = Logging::start(config.log_level, &config.colour, &metrics);
+    let _libraries = logging.take_in_libraries().expect("set once");
     let telemetry = Arc::new(Telemetry::new(logging.logger.clone(), metrics));
     match actix_rt::System::new().block_on(run(&config, telemetry)) {
         Ok(report) => logging.end_process(0, move |log| {

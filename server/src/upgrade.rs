@@ -197,7 +197,11 @@ struct Agreed {
     hello: bool,
 }
 
-async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+/// Writes all of it to a stream that nobody else writes to.
+///
+/// # Errors
+/// The peer has gone.
+pub async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.try_write(bytes) {
             Ok(written) => bytes = &bytes[written..],

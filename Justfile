@@ -1,0 +1,46 @@
+# The verbs a person uses. `./just` runs them with a pinned just where none is installed.
+
+set dotenv-load
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+deploy := "cargo run --quiet --locked --package tally-deploy --"
+
+# List the recipes
+[private]
+default:
+    @just --justfile {{ justfile() }} --list --unsorted
+
+# Set everything up, start blue and Traefik, wait until a client gets through
+[group('run')]
+up:
+    @{{ deploy }} up
+
+# Move the traffic to the other colour without losing a handshake
+[group('run')]
+flip:
+    @{{ deploy }} flip
+
+# Say what runs where; changes nothing
+[group('run')]
+status:
+    @{{ deploy }} status
+
+# Show the last lines of every log
+[group('run')]
+logs lines="20":
+    @{{ deploy }} logs {{ lines }}
+
+# Stop everything
+[group('run')]
+down:
+    @{{ deploy }} down
+
+# Run every test, installing what they need
+[group('check')]
+test:
+    .ci/test
+
+# Check formatting, lints, dependencies, scripts
+[group('check')]
+lint:
+    .ci/lint

@@ -1,0 +1,63 @@
+//! What can go wrong, and what to do about it.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use crate::colour::Colour;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("nothing runs here; start the stack with: ./just up")]
+    NotUp,
+    #[error("{path:?}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("{path:?} cannot be understood ({reason}); run ./just down, delete it, run ./just up")]
+    Record { path: PathBuf, reason: String },
+    #[error("ENGINE={0} is not known; use ENGINE=native")]
+    Engine(String),
+    #[error("TALLY_PORT={0} is no port; use a number from 1 to 65535")]
+    Port(String),
+    #[error("port {0} of 127.0.0.1 is taken; choose another one: TALLY_PORT=8081 ./just up")]
+    PortTaken(u16),
+    #[error("`{command}` failed: {reason}")]
+    Command { command: String, reason: String },
+    #[error("{what} did not come true within {waited:?}: {last}; look at ./just logs")]
+    Timeout {
+        what: String,
+        waited: Duration,
+        last: String,
+    },
+    #[error("{url} answered {answer}")]
+    Http { url: String, answer: String },
+    #[error("the conversation with {address} failed at {step}: {reason}")]
+    Smoke {
+        address: String,
+        step: &'static str,
+        reason: String,
+    },
+    #[error("the flip to {to} failed: {source}\n{from} goes on serving")]
+    Flip {
+        from: Colour,
+        to: Colour,
+        source: Box<Error>,
+    },
+    #[error(
+        "the flip to {to} failed: {source}\nand going back to {from} failed too: {back}; \
+         look at ./just status"
+    )]
+    FlipStuck {
+        from: Colour,
+        to: Colour,
+        source: Box<Error>,
+        back: Box<Error>,
+    },
+}
+
+impl Error {
+    /// For `map_err` on file operations.
+    pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        |source| Self::File { path, source }
+    }
+}

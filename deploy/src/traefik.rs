@@ -1,0 +1,132 @@
+//! What Traefik says of itself, and what it does.
+
+use std::{thread, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{
+    colour::Colour,
+    error::{Error, Result},
+    http,
+    router::ROUTER,
+    stack::Stack,
+    wait,
+};
+
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers in a row, on fresh and on kept connections, that must come from the new colour.
+const PROBES: usize = 5;
+
+/// How often, and how many times in a row, the old colour's handshakes must not have moved.
+const STILL_INTERVAL: Duration = Duration::from_millis(250);
+const STILL_TIMES: usize = 3;
+
+#[derive(Deserialize)]
+struct RouterState {
+    service: String,
+    status: String,
+}
+
+/// The colour that Traefik's own API names as live.
+///
+/// # Errors
+/// Traefik does not answer, or has no working router.
+pub fn live(stack: &Stack) -> Result<Colour> {
+    let url = format!("http://{}/api/http/routers/{ROUTER}@file", stack.internal());
+    let body = http::get_ok(&url)?;
+    let refuse = |answer: String| Error::Http {
+        url: url.clone(),
+        answer,
+    };
+    let state: RouterState =
+        serde_json::from_str(&body).map_err(|error| refuse(error.to_string()))?;
+    if state.status != "enabled" {
+        return Err(refuse(format!("that the router is {}", state.status)));
+    }
+    let name = state.service.trim_start_matches("tally-");
+    name.parse()
+        .map_err(|()| refuse(format!("that the service is {}", state.service)))
+}
+
+/// Waits until Traefik has taken the router over, and then until what comes through the front
+/// door comes from this colour.
+///
+/// # Errors
+/// It did not in time.
+pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
+    wait::until(
+        &format!("Traefik's switch to {colour}"),
+        SWITCH_TIMEOUT,
+        || match live(stack)? {
+            found if found == colour => Ok(()),
+            found => Err(answered_by(found.name())),
+        },
+    )?;
+    let kept = http::agent();
+    wait::until(
+        &format!("{colour} behind the front door"),
+        SWITCH_TIMEOUT,
+        || {
+            for _ in 0..PROBES {
+                probe(stack, &kept, colour)?;
+                probe(stack, &http::agent(), colour)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+fn answered_by(colour: &str) -> Error {
+    Error::Http {
+        url: "the front door".into(),
+        answer: format!("from {colour:?}"),
+    }
+}
+
+fn probe(stack: &Stack, agent: &ureq::Agent, colour: Colour) -> Result<()> {
+    let response = http::get(agent, &format!("http://{}/readyz", stack.front_door()))?;
+    let found = response.headers().get("x-colour");
+    let found = found
+        .and_then(|name| name.to_str().ok())
+        .unwrap_or("nobody");
+    if response.status().is_success() && found == colour.name() {
+        Ok(())
+    } else {
+        Err(answered_by(found))
+    }
+}
+
+/// Waits until a colour gets no handshakes any more: one that Traefik had routed before the switch
+/// may still be on its way.
+///
+/// # Errors
+/// They go on.
+pub fn settle(stack: &Stack, colour: Colour) -> Result<()> {
+    let mut seen = handshakes(stack, colour)?;
+    let mut still = 0;
+    wait::until(
+        &format!("the end of handshakes on {colour}"),
+        SWITCH_TIMEOUT,
+        || {
+            thread::sleep(STILL_INTERVAL);
+            let now = handshakes(stack, colour)?;
+            still = if now == seen { still + 1 } else { 0 };
+            seen = now;
+            if still >= STILL_TIMES {
+                Ok(())
+            } else {
+                Err(answered_by(colour.name()))
+            }
+        },
+    )
+}
+
+fn handshakes(stack: &Stack, colour: Colour) -> Result<f64> {
+    let metrics = http::get_ok(&format!("http://{}/metrics", stack.operator(colour)))?;
+    Ok(metrics
+        .lines()
+        .filter(|line| line.starts_with("tally_handshakes_total{"))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum())
+}

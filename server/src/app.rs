@@ -11,12 +11,14 @@ use std::{
 };
 
 use actix_http::HttpService;
+use actix_rt::time::timeout;
 use actix_server::{Server, ServerHandle};
 use actix_service::{fn_service, map_config};
 use actix_web::{
     App, HttpServer, dev::AppConfig, http::header::HeaderValue, middleware::from_fn, web::Data,
 };
 use socket2::{Domain, Socket, Type};
+use tokio::sync::Semaphore;
 
 use crate::{
     admission::Admission,
@@ -30,6 +32,9 @@ use crate::{
 
 /// How long a peer may take for the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Workers start within milliseconds, or not at all.
+const START_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long workers wait for what is left when the server stops; the drain has been by then.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -60,7 +65,7 @@ impl Service {
     ///
     /// # Errors
     /// A listener cannot be bound, or the state directory cannot be written.
-    pub fn start(config: &Config, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
+    pub async fn start(config: &Config, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
         let public_listener = bind("TALLY_LISTEN", config.listen, config.write_timeout)?;
         let operator_listener = bind(
             "TALLY_OPERATOR_LISTEN",
@@ -86,13 +91,22 @@ impl Service {
             allowed_origins: config.allowed_origins.clone().into(),
         };
         let start = |source| StartError::Start { source };
-        Ok(Self {
-            public_address: public_listener.local_addr().map_err(start)?,
-            operator_address: operator_listener.local_addr().map_err(start)?,
-            public: serve_public(public_listener, config, &site).map_err(start)?,
-            operator: serve_operator(operator_listener, &site).map_err(start)?,
-            site,
-        })
+        let public_address = public_listener.local_addr().map_err(start)?;
+        let operator_address = operator_listener.local_addr().map_err(start)?;
+        let running = Arc::new(Semaphore::new(0));
+        let public = serve_public(public_listener, config, &site, &running).map_err(start)?;
+        let operator = serve_operator(operator_listener, &site).map_err(start)?;
+        let workers = u32::try_from(config.workers).unwrap_or(u32::MAX);
+        match timeout(START_TIMEOUT, running.acquire_many(workers)).await {
+            Ok(Ok(_)) => Ok(Self {
+                public_address,
+                operator_address,
+                site,
+                public,
+                operator,
+            }),
+            _ => Err(StartError::Workers),
+        }
     }
 
     /// Stops accepting, gives what is left [`STOP_TIMEOUT`], then cuts it off.
@@ -116,6 +130,8 @@ pub enum StartError {
         directory: std::path::PathBuf,
         source: io::Error,
     },
+    #[error("the workers do not start; the open-file limit (ulimit -n) may be too low")]
+    Workers,
     #[error("cannot start: {source}")]
     Start { source: io::Error },
 }
@@ -146,7 +162,14 @@ fn bind(
     })
 }
 
-fn serve_public(listener: TcpListener, config: &Config, site: &Site) -> io::Result<ServerHandle> {
+/// Each worker adds a permit to `running` once it can serve.
+fn serve_public(
+    listener: TcpListener,
+    config: &Config,
+    site: &Site,
+    running: &Arc<Semaphore>,
+) -> io::Result<ServerHandle> {
+    let running = running.clone();
     let workers = Arc::new(AtomicUsize::new(0));
     let site = site.clone();
     let (message_rate, settings) = (config.message_rate, config.socket_settings());
@@ -162,6 +185,7 @@ fn serve_public(listener: TcpListener, config: &Config, site: &Site) -> io::Resu
         .listen("public", listener, move || {
             let number = workers.fetch_add(1, Ordering::Relaxed);
             let worker = Worker::start(number, site.clone(), message_rate, settings);
+            running.add_permits(1);
             let app = App::new()
                 .app_data(Data::new(site.clone()))
                 .configure(http::public)

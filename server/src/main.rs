@@ -44,7 +44,7 @@ async fn run(
     telemetry: Arc<Telemetry>,
 ) -> Result<Report, Box<dyn std::error::Error>> {
     let signalled = shutdown::signal()?;
-    let service = Service::start(config, telemetry.clone())?;
+    let service = Service::start(config, telemetry.clone()).await?;
     telemetry.listening("public", service.public_address);
     telemetry.listening("operator", service.operator_address);
     telemetry.ready();

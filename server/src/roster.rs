@@ -83,6 +83,9 @@ pub struct AbortAll;
 struct Entry {
     commands: Recipient<Command>,
     abort: AbortHandle,
+    /// The portion of the pings it belongs to: the one that was served as it entered, so that its
+    /// first ping comes a whole interval later.
+    ping_slice: u32,
 }
 
 pub struct Roster {
@@ -91,7 +94,7 @@ pub struct Roster {
     sockets: BTreeMap<ConnectionId, Entry>,
     dismissed: Option<Goodbye>,
     ping_interval: Duration,
-    ping_slice: u64,
+    ping_slice: u32,
     telemetry: Arc<Telemetry>,
 }
 
@@ -128,9 +131,9 @@ impl Roster {
     }
 
     fn ping_some(&mut self) {
-        self.ping_slice = (self.ping_slice + 1) % u64::from(PING_SLICES);
-        for (connection, entry) in &self.sockets {
-            if connection % u64::from(PING_SLICES) == self.ping_slice {
+        self.ping_slice = (self.ping_slice + 1) % PING_SLICES;
+        for entry in self.sockets.values() {
+            if entry.ping_slice == self.ping_slice {
                 self.tell(entry, Command::Ping);
             }
         }
@@ -186,6 +189,7 @@ impl Handler<Enter> for Roster {
         let entry = Entry {
             commands: enter.commands,
             abort: enter.abort,
+            ping_slice: self.ping_slice,
         };
         if let Some(goodbye) = self.dismissed {
             self.tell(&entry, Command::Dismiss(goodbye));

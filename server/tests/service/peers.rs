@@ -1,0 +1,124 @@
+//! Peers that are silent, or do not read.
+
+use std::{
+    io::Write,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    client::{PING, PONG, TEXT, frame},
+    tally::Tally,
+};
+
+#[test]
+fn a_silent_peer_is_pinged_and_dropped_without_a_word() {
+    let tally = Tally::with(&[("TALLY_PING", "200ms"), ("TALLY_PEER_TIMEOUT", "600ms")]);
+    let mut client = tally.connect();
+    client.send_text("one");
+    client.expect_count(1);
+    let began = Instant::now();
+    let mut pings = 0;
+    while let Some(frame) = client.read_frame() {
+        assert_eq!(frame.opcode, PING, "nothing but pings");
+        pings += 1;
+    }
+    let waited = began.elapsed();
+    assert!((2..=4).contains(&pings), "{pings} pings");
+    assert!(waited > Duration::from_millis(550), "{waited:?}");
+    assert!(waited < Duration::from_millis(1500), "{waited:?}");
+    tally.wait_for_metric("tally_closes_total{reason=\"silent\"}", 1.0);
+    tally.resume(&client.session()).assert_session(true, 1);
+}
+
+#[test]
+fn a_peer_that_answers_pings_stays() {
+    let tally = Tally::with(&[("TALLY_PING", "100ms"), ("TALLY_PEER_TIMEOUT", "300ms")]);
+    let mut client = tally.connect();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1200) {
+        let ping = client.read_frame().expect("still there");
+        assert_eq!(ping.opcode, PING);
+        client.send_frame(PONG, &ping.payload);
+    }
+    client.send_text("still here");
+    loop {
+        let frame = client.read_frame().expect("still there");
+        if frame.opcode == TEXT {
+            assert_eq!(frame.payload, b"{\"count\":1}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_never_reads_is_dropped_and_nobody_notices() {
+    let tally = Tally::with(&[("TALLY_WRITE_TIMEOUT", "1s"), ("TALLY_WORKERS", "1")]);
+    let mut other = tally.connect();
+    let greedy = tally.connect();
+    let session = greedy.session();
+    let before = tally.rss();
+    let mut stream = greedy.stream.try_clone().unwrap();
+    let flood = thread::spawn(move || {
+        let frames = frame(0x80 | TEXT, b"").repeat(1000);
+        // Ends when the server cuts it off.
+        while stream.write_all(&frames).is_ok() {}
+    });
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    let mut count = 0;
+    while !flood.is_finished() {
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "it is not dropped"
+        );
+        let asked = Instant::now();
+        count += 1;
+        other.send_text("x");
+        other.expect_count(count);
+        slowest = slowest.max(asked.elapsed());
+    }
+    flood.join().unwrap();
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    let grown = tally.rss().saturating_sub(before);
+    assert!(grown < 8 << 20, "grown by {grown} bytes");
+    tally.wait_for_metric("tally_slow_readers_total", 1.0);
+    let resumed = tally.resume(&session);
+    assert_eq!(resumed.header("x-session-resumed"), "true");
+}
+
+#[test]
+fn a_peer_that_reads_slowly_but_reads_stays() {
+    let tally = Tally::with(&[("TALLY_WRITE_TIMEOUT", "500ms")]);
+    let mut client = tally.connect();
+    let mut stream = client.stream.try_clone().unwrap();
+    let sender = thread::spawn(move || {
+        stream
+            .write_all(&frame(0x80 | TEXT, b"").repeat(200_000))
+            .unwrap();
+    });
+    for count in 1..=200_000 {
+        if count % 20_000 == 0 {
+            thread::sleep(Duration::from_millis(100));
+        }
+        client.expect_count(count);
+    }
+    sender.join().unwrap();
+}
+
+#[test]
+fn messages_are_answered_in_the_middle_of_a_beat() {
+    let tally = Tally::with(&[("TALLY_HEARTBEAT", "50ms"), ("TALLY_WORKERS", "1")]);
+    let crowd: Vec<_> = (0..1000).map(|_| tally.connect()).collect();
+    let mut client = tally.connect();
+    let mut slowest = Duration::ZERO;
+    for count in 1..=200u64 {
+        let asked = Instant::now();
+        client.send_text("x");
+        let expected = format!("{{\"count\":{count}}}").into_bytes();
+        while client.read_frame().expect("an answer").payload != expected {}
+        slowest = slowest.max(asked.elapsed());
+    }
+    drop(crowd);
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+}

@@ -38,12 +38,18 @@ impl Native {
 
     /// A marker with the pinned versions tells whether the tools are there.
     fn install_tools(&self) -> Result<()> {
-        let marker = self.stack.tools().join("installed");
+        let tools = self.stack.tools();
+        fs::create_dir_all(&tools).map_err(Error::file(&tools))?;
+        // Somebody else may be at it; the lock goes with the file, or with the process.
+        let lock = tools.join("lock");
+        let file = fs::File::create(&lock).map_err(Error::file(&lock))?;
+        file.lock().map_err(Error::file(&lock))?;
+        let marker = tools.join("installed");
         let wanted = PACKAGES.join("\n");
         if fs::read_to_string(&marker).is_ok_and(|found| found == wanted) {
             return Ok(());
         }
-        let venv = self.stack.tools().join("venv");
+        let venv = tools.join("venv");
         if !venv.join("bin/pip").exists() {
             run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
         }

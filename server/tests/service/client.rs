@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -166,6 +167,23 @@ impl Client {
 
     pub fn send_close(&mut self, code: u16) {
         self.send_frame(CLOSE, &code.to_be_bytes());
+    }
+
+    /// Sends messages and reads no answer, until neither side of the socket takes more.
+    pub fn clog(&self) {
+        let mut stream = self.stream.try_clone().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let messages = frame(0x80 | TEXT, b"").repeat(1000);
+        let mut last_taken = Instant::now();
+        while last_taken.elapsed() < Duration::from_millis(50) {
+            let taken = stream.write(&messages).unwrap_or(0);
+            if taken > 0 {
+                last_taken = Instant::now();
+            } else {
+                thread::yield_now();
+            }
+        }
+        stream.set_nonblocking(false).unwrap();
     }
 
     fn fill(&mut self) -> usize {

@@ -1,9 +1,7 @@
 //! Start, settings, drain, end.
 
 use std::{
-    io::Write,
     process::Command,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -133,16 +131,7 @@ fn peers_that_do_not_read_do_not_hold_the_end_up() {
     let mut tally = Tally::start();
     let stuck: Vec<Client> = (0..20).map(|_| tally.connect()).collect();
     for client in &stuck {
-        let mut stream = client.stream.try_clone().unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let frames = frame(0x80 | TEXT, b"").repeat(1000);
-        let mut taken = Instant::now();
-        while taken.elapsed() < Duration::from_millis(50) {
-            match stream.write(&frames) {
-                Ok(_) => taken = Instant::now(),
-                Err(_) => thread::yield_now(),
-            }
-        }
+        client.clog();
     }
     let mut polite = tally.connect();
     let began = Instant::now();

@@ -1,0 +1,202 @@
+//! The whole stack: real supervisord, real Traefik, the real server, in a folder of its own.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tungstenite::{Message, WebSocket, handshake::client::Response};
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// The server in the same profile as this test; built once.
+fn server() -> &'static Path {
+    static SERVER: OnceLock<PathBuf> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--package", "tally-server"])
+            .current_dir(workspace())
+            .status();
+        assert!(built.expect("cargo runs").success());
+        let deploy = Path::new(env!("CARGO_BIN_EXE_tally-deploy"));
+        deploy.with_file_name("tally-server")
+    })
+}
+
+/// A clone in miniature; whatever was started in it is stopped at the end.
+struct Clone {
+    root: tempfile::TempDir,
+    port: u16,
+}
+
+impl Clone {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let traefik = root.path().join("traefik");
+        fs::create_dir_all(traefik.join("dynamic")).unwrap();
+        for file in ["traefik.yml", "dynamic/services.yml"] {
+            fs::copy(workspace().join("traefik").join(file), traefik.join(file)).unwrap();
+        }
+        // The tools are installed once for all tests, where `up` would put them.
+        let tools = workspace().join(".tools");
+        fs::create_dir_all(&tools).unwrap();
+        std::os::unix::fs::symlink(tools, root.path().join(".tools")).unwrap();
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        Self { root, port }
+    }
+
+    fn run(&self, verb: &str, server: &Path) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_tally-deploy"))
+            .arg("--root")
+            .arg(self.root.path())
+            .arg(verb)
+            .env("TALLY_PORT", self.port.to_string())
+            .env("TALLY_SERVER", server)
+            .env_remove("ENGINE")
+            .output()
+            .unwrap()
+    }
+
+    fn succeeds(&self, verb: &str) -> String {
+        let output = self.run(verb, server());
+        let told = told(&output);
+        assert!(output.status.success(), "{verb}: {told}");
+        told
+    }
+
+    fn connect(&self) -> Result<(WebSocket<TcpStream>, Response), String> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| e.to_string())?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let url = format!("ws://127.0.0.1:{}/ws/chat/", self.port);
+        tungstenite::client(url, stream).map_err(|error| error.to_string())
+    }
+
+    fn colour(&self) -> String {
+        let (_, response) = self.connect().expect("somebody answers");
+        response.headers()["x-colour"].to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Clone {
+    fn drop(&mut self) {
+        self.run("down", Path::new("/"));
+    }
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Handshakes and counts without pause until told to stop; every failure counts.
+fn talk_until(clone: &Clone, over: &AtomicBool, handshakes: &AtomicU64) -> Vec<String> {
+    let mut failures = Vec::new();
+    while !over.load(Ordering::Relaxed) {
+        match clone.connect() {
+            Err(error) => failures.push(error),
+            Ok((mut socket, _)) => {
+                handshakes.fetch_add(1, Ordering::Relaxed);
+                socket.send(Message::text("x")).unwrap();
+                match socket.read() {
+                    Ok(Message::Text(answer)) if answer == "{\"count\":1}" => {}
+                    // The drain may come first; the bye then tells that nothing was counted.
+                    Ok(Message::Text(bye)) if bye == "{\"bye\":true,\"total\":0}" => {}
+                    other => failures.push(format!("{other:?}")),
+                }
+            }
+        }
+    }
+    failures
+}
+
+#[test]
+fn up_flip_and_down() {
+    let clone = Clone::new();
+    let up = clone.succeeds("up");
+    assert!(up.contains("live        blue"), "{up}");
+    assert_eq!(clone.colour(), "blue");
+    clone.succeeds("up");
+
+    let (over, handshakes) = (AtomicBool::new(false), AtomicU64::new(0));
+    let failures = thread::scope(|scope| {
+        let talker = scope.spawn(|| talk_until(&clone, &over, &handshakes));
+        let flip = clone.succeeds("flip");
+        assert!(flip.contains("==> green is live"), "{flip}");
+        let back = clone.succeeds("flip");
+        assert!(back.contains("==> blue is live"), "{back}");
+        over.store(true, Ordering::Relaxed);
+        talker.join().unwrap()
+    });
+    assert!(
+        handshakes.load(Ordering::Relaxed) > 100,
+        "the client talked all the while"
+    );
+    assert_eq!(failures, Vec::<String>::new());
+    assert_eq!(clone.colour(), "blue");
+
+    let status = clone.succeeds("status");
+    assert!(status.contains("green       not running"), "{status}");
+    assert!(
+        clone
+            .succeeds("logs")
+            .contains("\"event\":\"shutdown_complete\"")
+    );
+    clone.succeeds("down");
+    assert!(clone.connect().is_err(), "nobody listens any more");
+    clone.succeeds("down");
+}
+
+#[test]
+fn a_colour_that_is_sick_never_goes_live() {
+    let clone = Clone::new();
+    clone.succeeds("up");
+    let (mut talking, _) = clone.connect().unwrap();
+    for (reason, script) in [
+        ("green", "#!/bin/sh\nexit 1\n"),
+        ("green being ready", "#!/bin/sh\nexec sleep 60\n"),
+    ] {
+        let sick = clone.root.path().join("sick");
+        fs::write(&sick, script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&sick, mode).unwrap();
+        let output = clone.run("flip", &sick);
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(
+            told.contains(reason) && told.contains("blue goes on serving"),
+            "{told}"
+        );
+        assert_eq!(clone.colour(), "blue");
+    }
+    talking.send(Message::text("still here")).unwrap();
+    assert_eq!(talking.read().unwrap(), Message::text("{\"count\":1}"));
+}
+
+#[test]
+fn without_a_stack_the_verbs_say_how_to_start_one() {
+    let clone = Clone::new();
+    for verb in ["flip", "status", "logs"] {
+        let output = clone.run(verb, server());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(told(&output).contains("./just up"), "{}", told(&output));
+    }
+    let taken = TcpListener::bind(("127.0.0.1", clone.port)).unwrap();
+    let output = clone.run("up", server());
+    assert!(told(&output).contains("TALLY_PORT="), "{}", told(&output));
+    drop(taken);
+}

@@ -20,6 +20,8 @@ pub enum Error {
     Port(String),
     #[error("port {0} of 127.0.0.1 is taken; choose another one: TALLY_PORT=8081 ./just up")]
     PortTaken(u16),
+    #[error("the stack runs at port {0} already; to move it: ./just down, then ./just up")]
+    RunsElsewhere(u16),
     #[error("`{command}` failed: {reason}")]
     Command { command: String, reason: String },
     #[error("{what} did not come true within {waited:?}: {last}; look at ./just logs")]

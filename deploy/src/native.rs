@@ -83,20 +83,25 @@ impl Native {
              supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
         );
         for colour in Colour::ALL {
-            let environment = format!(
-                "TALLY_LISTEN=\"{}\",TALLY_OPERATOR_LISTEN=\"{}\",TALLY_COLOUR=\"{colour}\",\
-                 TALLY_STATE_DIR=\"{}\"",
-                self.stack.public(colour),
-                self.stack.operator(colour),
-                escape(&self.stack.state()),
-            );
+            let own = [
+                ("TALLY_LISTEN".to_owned(), self.stack.public(colour)),
+                (
+                    "TALLY_OPERATOR_LISTEN".to_owned(),
+                    self.stack.operator(colour),
+                ),
+                ("TALLY_COLOUR".to_owned(), colour.to_string()),
+                (
+                    "TALLY_STATE_DIR".to_owned(),
+                    self.stack.state().to_string_lossy().into(),
+                ),
+            ];
+            let environment = environment(settings(env::vars()).chain(own));
             text += &program(colour.name(), &self.stack.binary(colour), "", &environment);
         }
-        let environment = format!(
-            "TALLY_BLUE_URL=\"http://{}\",TALLY_GREEN_URL=\"http://{}\"",
-            self.stack.public(Colour::Blue),
-            self.stack.public(Colour::Green),
-        );
+        let environment = environment(Colour::ALL.into_iter().map(|colour| {
+            let name = format!("TALLY_{}_URL", colour.name().to_uppercase());
+            (name, format!("http://{}", self.stack.public(colour)))
+        }));
         let arguments = " --configfile=traefik.yml";
         text + &program("traefik", &self.program("traefik"), arguments, &environment)
     }
@@ -108,7 +113,8 @@ impl Native {
             .current_dir(self.stack.run()))
     }
 
-    fn running(&self) -> bool {
+    /// Whether supervisord of this clone runs.
+    pub fn running(&self) -> bool {
         self.control(&["pid"]).is_ok()
     }
 
@@ -125,6 +131,36 @@ impl Native {
             outcome => outcome.map(drop),
         }
     }
+}
+
+/// The variables that set the deploy program itself up, or that it sets for each colour.
+const NOT_HANDED_ON: [&str; 7] = [
+    "TALLY_PORT",
+    "TALLY_SERVER",
+    "TALLY_REVISION",
+    "TALLY_LISTEN",
+    "TALLY_OPERATOR_LISTEN",
+    "TALLY_COLOUR",
+    "TALLY_STATE_DIR",
+];
+
+/// The server's settings among the variables: a flip hands the present ones to the new colour.
+fn settings(
+    variables: impl Iterator<Item = (String, String)>,
+) -> impl Iterator<Item = (String, String)> {
+    variables
+        .filter(|(name, _)| name.starts_with("TALLY_") && !NOT_HANDED_ON.contains(&name.as_str()))
+}
+
+/// A list of variables in supervisord's own notation.
+fn environment(variables: impl Iterator<Item = (String, String)>) -> String {
+    variables
+        .map(|(name, value)| {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            format!("{name}=\"{}\"", value.replace('%', "%%"))
+        })
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A section of supervisord's configuration. A program that ends by itself is started again.
@@ -195,7 +231,11 @@ impl Engine for Native {
         fs::rename(&staged, &binary).map_err(Error::file(binary))
     }
 
+    /// With the settings of now: supervisord takes the new section over for this colour only.
     fn start(&self, colour: Colour) -> Result<()> {
+        self.write_configuration()?;
+        self.control(&["reread"])?;
+        self.control(&["update", colour.name()])?;
         self.start_program(colour.name())
     }
 
@@ -278,6 +318,21 @@ mod tests {
         let section = program("blue", Path::new("/a 100%/tally"), "", "A=\"b\"");
         assert!(section.contains("command=\"/a 100%%/tally\"\n"));
         assert!(section.contains("stopsignal=TERM\nstopwaitsecs=12\n"));
+    }
+
+    #[test]
+    fn settings_are_handed_on_but_not_what_belongs_to_the_stack() {
+        let variables = [
+            ("TALLY_HEARTBEAT", "5s"),
+            ("TALLY_PORT", "8081"),
+            ("TALLY_ALLOWED_ORIGINS", "a\"b%"),
+            ("HOME", "/root"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(
+            environment(settings(variables.into_iter())),
+            "TALLY_HEARTBEAT=\"5s\",TALLY_ALLOWED_ORIGINS=\"a\\\"b%%\""
+        );
     }
 
     #[test]

@@ -51,10 +51,27 @@ fn is_ready(stack: &Stack, colour: Colour) -> Result<()> {
     http::get_ok(&format!("http://{}/readyz", stack.operator(colour))).map(drop)
 }
 
+/// A stack that runs keeps its ports: other ones would leave its processes behind.
+fn refuse_to_move(root: &Path, wanted: Option<u16>) -> Result<()> {
+    match Stack::load(root) {
+        Ok(stack) if wanted.is_some_and(|port| port != stack.ports.front_door) => {
+            let port = stack.ports.front_door;
+            if Native::new(stack).running() {
+                Err(Error::RunsElsewhere(port))
+            } else {
+                Ok(())
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
 pub fn up(root: &Path) -> Result<()> {
     let began = Instant::now();
     check_engine()?;
-    let stack = Stack::load_or_create(root, wanted_port()?)?;
+    let wanted = wanted_port()?;
+    refuse_to_move(root, wanted)?;
+    let stack = Stack::load_or_create(root, wanted)?;
     let engine = Native::new(stack.clone());
     let router = Router::new(&stack.dynamic());
     engine.prepare()?;

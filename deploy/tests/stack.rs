@@ -60,11 +60,15 @@ impl Clone {
     }
 
     fn run(&self, verb: &str, server: &Path) -> Output {
+        self.run_at(self.port, verb, server)
+    }
+
+    fn run_at(&self, port: u16, verb: &str, server: &Path) -> Output {
         Command::new(env!("CARGO_BIN_EXE_tally-deploy"))
             .arg("--root")
             .arg(self.root.path())
             .arg(verb)
-            .env("TALLY_PORT", self.port.to_string())
+            .env("TALLY_PORT", port.to_string())
             .env("TALLY_SERVER", server)
             .env_remove("ENGINE")
             .output()
@@ -131,6 +135,12 @@ fn up_flip_and_down() {
     assert!(up.contains("live        blue"), "{up}");
     assert_eq!(clone.colour(), "blue");
     clone.succeeds("up");
+    let elsewhere = clone.run_at(clone.port - 1, "up", server());
+    assert!(
+        told(&elsewhere).contains("./just down"),
+        "{}",
+        told(&elsewhere)
+    );
 
     let (over, handshakes) = (AtomicBool::new(false), AtomicU64::new(0));
     let failures = thread::scope(|scope| {

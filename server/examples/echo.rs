@@ -90,7 +90,7 @@ async fn upgrade(
     Ok(())
 }
 
-#[actix_web::main]
+#[actix_rt::main]
 async fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
     let metrics = Metrics::new(VERSION, REVISION);

@@ -366,3 +366,64 @@ impl Handler<CutOff> for Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use slog::{Discard, Logger, o};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn hub() -> Arc<Addr<Hub>> {
+        let telemetry = Telemetry::new(Logger::root(Discard, o!()), Metrics::new("0", "0"));
+        let settings = HubSettings {
+            heartbeat: Duration::from_secs(30),
+            session_ttl: Duration::from_secs(900),
+            sessions_max: 100_000,
+        };
+        Hub::start(&settings, Arc::new(telemetry))
+    }
+
+    fn mint(hub: &Arc<Addr<Hub>>, connection: ConnectionId) -> Option<Lease> {
+        let worker = 0;
+        Lease::mint(Holder { connection, worker }, hub)
+    }
+
+    #[actix_rt::test]
+    async fn a_hub_with_a_full_mailbox_takes_no_more_sessions_and_recovers() {
+        let hub = hub();
+        // The Hub has no turn before the first await, as if it had stopped.
+        let minted: Vec<Lease> = (1..).map_while(|number| mint(&hub, number)).collect();
+        assert!(
+            (MAILBOX..MAILBOX + 2).contains(&minted.len()),
+            "{}",
+            minted.len()
+        );
+        hub.send(Alive).await.expect("it goes on");
+        assert!(mint(&hub, 0).is_some());
+    }
+
+    #[actix_rt::test]
+    async fn a_lease_that_nobody_takes_is_parked_again() {
+        let hub = hub();
+        let lease = mint(&hub, 1).expect("minted");
+        let session = lease.session;
+        drop(lease);
+        let resume = |connection| {
+            let (answer, answered) = oneshot::channel();
+            let holder = Holder {
+                connection,
+                worker: 0,
+            };
+            hub.do_send(Resume {
+                session,
+                holder,
+                answer,
+            });
+            answered
+        };
+        drop(resume(2));
+        let resumed = resume(3).await.expect("an answer");
+        assert!(matches!(resumed, Resumed::Yes(lease) if lease.count == 0));
+    }
+}

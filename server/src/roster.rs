@@ -250,3 +250,44 @@ impl Handler<AbortAll> for Roster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use slog::{Discard, Logger, o};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// A socket whose task does not run: nothing here lets it.
+    struct Stuck;
+
+    impl Actor for Stuck {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Command> for Stuck {
+        type Result = ();
+
+        fn handle(&mut self, _: Command, _: &mut Self::Context) {}
+    }
+
+    #[actix_rt::test]
+    async fn a_socket_whose_mailbox_is_full_is_cut_off() {
+        let telemetry = Telemetry::new(Logger::root(Discard, o!()), Metrics::new("0", "0"));
+        let telemetry = Arc::new(telemetry);
+        let roster = Roster::new(Duration::from_secs(25), telemetry.clone());
+        let (abort, _registration) = AbortHandle::new_pair();
+        let entry = Entry {
+            commands: Stuck.start().recipient(),
+            abort: abort.clone(),
+            ping_slice: 0,
+        };
+        let told = (0..100)
+            .take_while(|_| roster.tell(&entry, Command::Ping))
+            .count();
+        assert!((16..=17).contains(&told), "{told} commands fit a mailbox");
+        assert!(abort.is_aborted());
+        let metrics = telemetry.metrics.render();
+        assert!(metrics.contains("tally_errors_total{kind=\"unresponsive\"} 1"));
+    }
+}

@@ -28,7 +28,7 @@ use tally_server::{
     roster::Roster,
     socket::{Conversation, Data, SocketSettings, converse},
     telemetry::Telemetry,
-    upgrade::write_all,
+    upgrade::{take_apart, write_all},
     wire::Ending,
 };
 
@@ -81,11 +81,10 @@ async fn upgrade(
          Sec-WebSocket-Accept: {}\r\n\r\n",
         std::str::from_utf8(&accept).expect("Base64 is ASCII")
     );
-    let mut parts = framed.into_parts();
-    let rest = parts.read_buf.split().freeze();
-    if write_all(&parts.io, answer.as_bytes()).await.is_ok() {
+    let (stream, rest) = take_apart(framed);
+    if write_all(&stream, answer.as_bytes()).await.is_ok() {
         let id = NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed);
-        converse(parts.io, rest, Echo, id, roster, SETTINGS).await;
+        converse(stream, rest, Echo, id, roster, SETTINGS).await;
     }
     Ok(())
 }

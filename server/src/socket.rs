@@ -14,7 +14,10 @@ use actix_rt::net::TcpStream;
 use actix_web_actors::ws::WebsocketContext;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use futures_util::future::{AbortHandle, Abortable};
+use futures_util::{
+    FutureExt,
+    future::{AbortHandle, Abortable},
+};
 
 use crate::{
     frame::Limits,
@@ -66,15 +69,16 @@ pub struct SocketSettings {
 
 /// Runs a conversation on an upgraded stream until the socket can be closed.
 ///
-/// `rest` is what the peer sent behind its handshake.
-pub async fn converse<C: Conversation>(
+/// `rest` is what the peer sent behind its handshake. Not an `async fn`: its future would keep
+/// room for every step of the building, and there is one for each socket.
+pub fn converse<C: Conversation>(
     stream: TcpStream,
     rest: Bytes,
     conversation: C,
     id: ConnectionId,
     roster: Addr<Roster>,
     settings: SocketSettings,
-) {
+) -> impl Future<Output = ()> {
     let wire = Rc::new(Wire::new(stream));
     let (abort, registration) = AbortHandle::new_pair();
     let guard = Guard::new(wire.clone(), settings.limits, rest);
@@ -93,7 +97,7 @@ pub async fn converse<C: Conversation>(
     let frames = WebsocketContext::with_codec(socket, guard, codec);
     let pump = Pump::new(wire, frames, settings.write_timeout);
     // An abort drops the actor, which parks its session; there is nothing else to report.
-    let _ = Abortable::new(pump, registration).await;
+    Abortable::new(pump, registration).map(|_| ())
 }
 
 struct Socket<C: Conversation> {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix::{Actor, Addr};
-use actix_codec::Framed;
+use actix_codec::{Framed, FramedParts};
 use actix_http::{HttpMessage, Request, h1};
 use actix_rt::{net::TcpStream, time::timeout};
 use bytes::Bytes;
@@ -70,28 +70,22 @@ impl Worker {
         request: Request,
         framed: Framed<TcpStream, h1::Codec>,
     ) -> Result<(), Infallible> {
-        let mut parts = framed.into_parts();
-        let rest = parts.read_buf.split().freeze();
+        let (stream, rest) = take_apart(framed);
         // Boxed, so that an open socket does not carry the handshake's state about.
-        let opened = Box::pin(self.clone().open(request, &parts.io)).await;
+        let opened = Box::pin(self.clone().open(request, &stream)).await;
         if let Some((opened, place)) = opened {
-            let connection = opened.lease.connection();
-            let telemetry = self.site.telemetry.clone();
-            let chat = Chat::open(opened, self.message_rate, &self.colour, telemetry);
-            let rest = Bytes::copy_from_slice(&rest);
-            let roster = self.roster.clone();
-            Box::pin(converse(
-                parts.io,
-                rest,
-                chat,
-                connection,
-                roster,
-                self.settings,
-            ))
-            .await;
+            self.run(opened, stream, rest).await;
             drop(place);
         }
         Ok(())
+    }
+
+    fn run(&self, opened: Opened, stream: TcpStream, rest: Bytes) -> impl Future<Output = ()> {
+        let connection = opened.lease.connection();
+        let telemetry = self.site.telemetry.clone();
+        let chat = Chat::open(opened, self.message_rate, &self.colour, telemetry);
+        let roster = self.roster.clone();
+        converse(stream, rest, chat, connection, roster, self.settings)
     }
 
     /// Answers a handshake; the session is open when the 101 is out.
@@ -195,6 +189,13 @@ struct Agreed {
     place: Place,
     accept: [u8; 28],
     hello: bool,
+}
+
+/// The stream, and what the peer sent behind its handshake. The codec's two buffers of 8 KiB go
+/// here: they are most of what a socket on the ordinary path costs.
+pub fn take_apart(framed: Framed<TcpStream, h1::Codec>) -> (TcpStream, Bytes) {
+    let FramedParts { io, read_buf, .. } = framed.into_parts();
+    (io, Bytes::copy_from_slice(&read_buf))
 }
 
 /// Writes all of it to a stream that nobody else writes to.

@@ -56,8 +56,11 @@ impl Browser {
             );
             return None;
         };
+        let profile = tempfile::tempdir().expect("a directory for the profile");
         let mut driver = driver
             .arg("--port=0")
+            // What a browser leaves lying about goes with the profile.
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -70,7 +73,6 @@ impl Browser {
             .timeout_global(Some(PATIENCE * 2))
             .build()
             .new_agent();
-        let profile = tempfile::tempdir().expect("a directory for the profile");
         let mut browser = Self {
             http,
             session: format!("http://127.0.0.1:{port}/session"),
@@ -82,7 +84,8 @@ impl Browser {
     }
 
     fn open_session(&mut self, chromium: &str) {
-        let profile = self._profile.path().display();
+        let profile = self._profile.path().join("profile");
+        let profile = profile.display();
         let opened = self.post(
             "",
             &json!({"capabilities": {"alwaysMatch": {

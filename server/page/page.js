@@ -9,6 +9,9 @@ const RETRY_CAP_MS = 15_000;
 // that accepts and hangs up at once would be asked again and again at the shortest delay.
 const STABLE_MS = 5_000;
 
+// A handshake that hangs would hold the page for minutes if it were left to the browser.
+const HELLO_MS_MAX = 10_000;
+
 // A silence of this many heartbeats means a dead path: a browser does not notice one by itself.
 const BEATS_MISSED_MAX = 3;
 
@@ -76,6 +79,7 @@ function connect() {
   const ifCurrent = (handle) => (event) => socket === opened && handle(event);
   opened.addEventListener("message", ifCurrent((event) => receive(JSON.parse(event.data))));
   opened.addEventListener("close", ifCurrent(closed));
+  silenceTimer = setTimeout(abandon, HELLO_MS_MAX);
 }
 
 function receive(frame) {
@@ -93,7 +97,7 @@ function welcome(hello) {
   showCount(hello.count);
   root.dataset.colour = view.colour.textContent = colour;
   view.session.textContent = `${hello.session.slice(0, 8)}…`;
-  view.origin.textContent = hello.resumed ? "resumed" : lost ? "a fresh session" : "new";
+  view.origin.textContent = hello.resumed ? "resumed" : lost ? "fresh" : "new";
   if (state === "closing") return; // Closed by hand before the hello was here.
   enter("open");
   if (hello.resumed) tell(`Connected to ${colour}; the session goes on at ${hello.count}.`);
@@ -113,18 +117,17 @@ function beat(time) {
   const now = performance.now();
   clearTimeout(silenceTimer);
   // The interval is the server's setting; two beats tell it.
-  if (beatAt !== null) {
+  if (beatAt !== null && state === "open") {
     silenceTimer = setTimeout(abandon, BEATS_MISSED_MAX * Math.max(now - beatAt, 1_000));
   }
   beatAt = now;
 }
 
 function abandon() {
-  if (state !== "open") return;
   const silent = socket;
   socket = null;
   silent.close();
-  tell("Nothing heard for a while; giving this connection up.");
+  if (state !== "reconnecting") tell("Nothing heard for a while; giving this connection up.");
   retry();
 }
 

@@ -8,6 +8,7 @@ mod server;
 use std::path::PathBuf;
 
 use browser::{Browser, ENTER, SPACE, TAB};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use server::{Cable, Server};
 
@@ -183,10 +184,31 @@ fn a_server_that_comes_back_gets_a_fresh_session() {
     server.kill();
     browser.wait_for_text("state", "reconnecting");
     let _server = Server::start_on(&address);
-    browser.wait_for_text("origin", "a fresh session");
+    browser.wait_for_text("origin", "fresh");
     browser.wait(OPEN);
+    let told = browser.text("detail");
+    assert!(told.ends_with("a fresh session."), "{told}");
     assert_eq!(browser.text("count"), "0");
     assert_ne!(stored_session(&browser), session);
+}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up() {
+    let Some((browser, server)) = visit() else {
+        return;
+    };
+    count_to(&browser, 2);
+    browser.wait("document.getElementById('heartbeat').dateTime !== ''");
+    let first_beat = browser.value("document.getElementById('heartbeat').dateTime");
+    // The second beat tells the page what to expect.
+    browser.wait(&format!(
+        "document.getElementById('heartbeat').dateTime !== {first_beat}"
+    ));
+    server.signal(Signal::STOP);
+    browser.wait_for_text("state", "reconnecting");
+    server.signal(Signal::CONT);
+    browser.wait_for_text("origin", "resumed");
+    assert_eq!(browser.text("count"), "2");
 }
 
 #[test]

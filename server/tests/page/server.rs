@@ -53,10 +53,13 @@ impl Server {
 
     /// SIGTERM, then waits for the end.
     pub fn terminate(mut self) {
-        let pid = Pid::from_child(&self.process);
-        kill_process(pid, Signal::TERM).expect("the server runs");
+        self.signal(Signal::TERM);
         let status = self.process.wait().expect("the server's status");
         assert!(status.success(), "{status}");
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).expect("the server runs");
     }
 
     fn end(&mut self) {

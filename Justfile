@@ -37,10 +37,12 @@ down:
 
 # Run every test, installing what they need
 [group('check')]
+[no-exit-message]
 test:
     .ci/test
 
 # Check formatting, lints, dependencies, scripts
 [group('check')]
+[no-exit-message]
 lint:
     .ci/lint

@@ -10,7 +10,7 @@ use crate::protocol::Goodbye;
 const HEADER_BYTES_MAX: usize = 14;
 
 /// A control frame's payload fits the 7-bit length (RFC 6455 section 5.5).
-const CONTROL_BYTES_MAX: u64 = 125;
+pub const CONTROL_BYTES_MAX: usize = 125;
 
 /// What a peer may send.
 #[derive(Clone, Copy, Debug)]
@@ -227,7 +227,7 @@ impl Scanner {
     fn judge_second(&self) -> Result<(), Goodbye> {
         let masked = self.header[1] & 0x80 != 0;
         let control = self.opcode().is_some_and(Opcode::is_control);
-        let too_long = u64::from(self.header[1] & 0x7f) > CONTROL_BYTES_MAX;
+        let too_long = usize::from(self.header[1] & 0x7f) > CONTROL_BYTES_MAX;
         if !masked || (control && too_long) {
             return Err(Goodbye::Protocol);
         }

@@ -130,9 +130,9 @@ impl Stream for Guard {
             return Poll::Pending;
         }
         if self.rest.is_empty()
-            && let Err(_reset) = ready!(self.poll_read(cx))
+            && let Err(broken) = ready!(self.poll_read(cx))
         {
-            self.wire.end(Ending::PeerGone);
+            self.wire.end(Ending::of_broken(&broken));
         }
         if self.rest.is_empty() {
             return Poll::Ready(None);

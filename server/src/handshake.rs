@@ -113,7 +113,7 @@ impl Refusal {
     }
 
     /// The whole response, for the door that has no `App` behind it.
-    pub fn response(self, request_id: &RequestId, colour: &str) -> String {
+    pub fn response(self, method: &Method, request_id: &RequestId, colour: &str) -> String {
         let (status, problem) = (self.status(), self.problem());
         let mut response = format!(
             "HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\n\
@@ -124,7 +124,11 @@ impl Refusal {
         for (name, value) in self.headers() {
             let _ = write!(response, "{name}: {value}\r\n");
         }
-        response + "\r\n" + &problem
+        response += "\r\n";
+        if method != Method::HEAD {
+            response += &problem;
+        }
+        response
     }
 }
 

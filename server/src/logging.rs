@@ -59,7 +59,7 @@ impl Logging {
         thread::spawn(move || {
             drop(self.guard);
             last(&Logger::root(
-                std::sync::Mutex::new(json(&self.colour)).fuse(),
+                std::sync::Mutex::new(json(&self.colour)).ignore_res(),
                 o!(),
             ));
             let _ = done.send(());

@@ -19,7 +19,7 @@ const OTHER_ERRORS: [&str; 4] = ["slow_reader", "silent", "hub", "unresponsive"]
 
 const RESUME_OUTCOMES: [&str; 3] = ["resumed", "unknown", "busy"];
 
-const LOG_LEVELS: [&str; 6] = ["CRITICAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
+const LOG_LEVELS: [&str; 6] = ["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "TRACE"];
 
 /// From what a message costs to what a person notices, seconds.
 const MICROSECONDS: [f64; 12] = [
@@ -58,7 +58,7 @@ pub struct Metrics {
     pub draining: IntGauge,
     pub shutdown_started_seconds: Gauge,
     pub shutdown_seconds: GaugeVec,
-    pub shutdowns: IntGaugeVec,
+    pub shutdowns: IntCounterVec,
     pub log_records: IntCounterVec,
     pub log_records_dropped: IntCounter,
     pub log_records_suppressed: IntCounter,
@@ -211,7 +211,7 @@ impl Metrics {
                 ),
                 &["slot"],
             )),
-            shutdowns: make.add(IntGaugeVec::new(
+            shutdowns: make.add(IntCounterVec::new(
                 Opts::new(
                     "tally_shutdowns_total",
                     "Shutdowns of a slot by outcome, kept in the state directory.",

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_rt::time::{Sleep, sleep};
@@ -19,6 +19,10 @@ use crate::wire::{Ending, Wire};
 /// After our Close, the peer's answer is awaited this long: closing earlier on unread input would
 /// send a reset, which may eat the goodbye on its way.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A peer that goes on reading what waits for it may take longer, up to this; it is below the
+/// drain's own limit.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What may wait for a peer that does not read. Input is not taken meanwhile, so only heartbeats
 /// and pings add to it; the answers to one read fit several times.
@@ -33,6 +37,8 @@ pub struct Pump<F> {
     write_timeout: Duration,
     /// Armed while output waits, and again while the peer's Close is awaited.
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the actor was done.
+    closing_since: Option<Instant>,
 }
 
 impl<F, E> Pump<F>
@@ -46,6 +52,7 @@ where
             output: BytesMut::new(),
             write_timeout,
             timer: None,
+            closing_since: None,
         }
     }
 
@@ -54,7 +61,7 @@ where
         loop {
             match self.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_reset)) => return self.drop_peer(Ending::PeerGone),
+                Poll::Ready(Err(broken)) => return self.drop_peer(Ending::of_broken(&broken)),
                 Poll::Pending => {
                     if self.output.len() > OUTPUT_BYTES_MAX
                         || self.poll_timer(cx, self.write_timeout).is_ready()
@@ -73,6 +80,7 @@ where
                 None => {
                     self.frames = None;
                     self.timer = None;
+                    self.closing_since = Some(Instant::now());
                     return Poll::Ready(());
                 }
             }
@@ -81,12 +89,15 @@ where
 
     /// Writes at once what the kernel takes; keeps the rest.
     fn write(&mut self, bytes: &[u8]) {
-        let written = if self.output.is_empty() {
-            self.wire.stream.try_write(bytes).unwrap_or(0)
-        } else {
-            0
-        };
-        // A broken socket shows at the next flush.
+        let mut written = 0;
+        if self.output.is_empty() {
+            match self.wire.stream.try_write(bytes) {
+                Ok(length) => written = length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // A socket tells only once why it broke; the next flush ends the connection.
+                Err(broken) => self.wire.end(Ending::of_broken(&broken)),
+            }
+        }
         self.output.extend_from_slice(&bytes[written..]);
     }
 
@@ -99,9 +110,7 @@ where
             match self.wire.stream.try_write(&self.output) {
                 Ok(written) => {
                     self.output.advance(written);
-                    if self.frames.is_some() {
-                        self.timer = None;
-                    }
+                    self.timer = None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
@@ -142,8 +151,9 @@ where
             Poll::Ready(Err(_reset)) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         };
-        if done.is_ready() {
-            return done;
+        let overdue = |since: Instant| since.elapsed() >= FLUSH_TIMEOUT + CLOSE_TIMEOUT;
+        if done.is_ready() || self.closing_since.is_some_and(overdue) {
+            return Poll::Ready(());
         }
         self.poll_timer(cx, CLOSE_TIMEOUT)
     }

@@ -49,7 +49,7 @@ impl Outcome {
 struct Record {
     /// Seconds the last shutdown took that was not unclean.
     duration_seconds: f64,
-    counts: BTreeMap<Outcome, i64>,
+    counts: BTreeMap<Outcome, u64>,
 }
 
 /// The records of one state directory, seen from one slot.
@@ -105,10 +105,11 @@ impl Records {
                 .set(record.duration_seconds);
             for outcome in Outcome::ALL {
                 let count = record.counts.get(&outcome).copied().unwrap_or(0);
-                metrics
+                // A counter cannot be set; the record is the truth.
+                let shown = metrics
                     .shutdowns
-                    .with_label_values(&[slot.as_str(), outcome.name()])
-                    .set(count);
+                    .with_label_values(&[slot.as_str(), outcome.name()]);
+                shown.inc_by(count.saturating_sub(shown.get()));
             }
         }
     }

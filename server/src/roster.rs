@@ -130,6 +130,14 @@ impl Roster {
         last
     }
 
+    /// One after the other: an interval would make up for a time when the process did not run.
+    fn schedule_pings(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(self.ping_interval / PING_SLICES, |roster, ctx| {
+            roster.ping_some();
+            roster.schedule_pings(ctx);
+        });
+    }
+
     fn ping_some(&mut self) {
         self.ping_slice = (self.ping_slice + 1) % PING_SLICES;
         for entry in self.sockets.values() {
@@ -144,9 +152,7 @@ impl Actor for Roster {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(self.ping_interval / PING_SLICES, |roster, _| {
-            roster.ping_some();
-        });
+        self.schedule_pings(ctx);
     }
 }
 

@@ -20,7 +20,7 @@ use futures_util::{
 };
 
 use crate::{
-    frame::Limits,
+    frame::{CONTROL_BYTES_MAX, Limits},
     guard::Guard,
     protocol::Goodbye,
     pump::Pump,
@@ -58,6 +58,9 @@ pub trait Conversation: Unpin + 'static {
     fn ended(&mut self, ending: Ending);
 }
 
+/// Input that has arrived is read within this time.
+const SILENCE_GRACE: Duration = Duration::from_millis(50);
+
 /// Durations and sizes that hold for every socket.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketSettings {
@@ -93,7 +96,8 @@ pub fn converse<C: Conversation>(
         assembly: None,
         ended: false,
     };
-    let codec = Codec::new().max_size(settings.limits.message_bytes_max);
+    // The guard has judged every size; the codec's own bound holds for control frames too.
+    let codec = Codec::new().max_size(settings.limits.message_bytes_max.max(CONTROL_BYTES_MAX));
     let frames = WebsocketContext::with_codec(socket, guard, codec);
     let pump = Pump::new(wire, frames, settings.write_timeout);
     // An abort drops the actor, which parks its session; there is nothing else to report.
@@ -195,18 +199,17 @@ impl<C: Conversation> Socket<C> {
         }
     }
 
-    /// Drops a peer that has been silent for the peer timeout. A peer that will be overdue before
-    /// its next ping gets a timer of its own, so healthy sockets need none.
+    /// Drops a peer that has been silent for the peer timeout. Only a peer that will be overdue
+    /// before its next ping gets a timer, so healthy sockets need none.
     fn check_silence(&mut self, ctx: &mut SocketContext<C>) {
         let silence = self.last_seen.elapsed();
         let left = self.settings.peer_timeout.saturating_sub(silence);
-        if left.is_zero() {
-            self.wire.end(Ending::Silent);
-            ctx.stop();
-        } else if left < self.settings.ping_interval {
-            ctx.run_later(left, |socket, ctx| {
+        if left < self.settings.ping_interval {
+            // A process that did not run for a while has yet to read what came meanwhile.
+            ctx.run_later(left.max(SILENCE_GRACE), |socket, ctx| {
                 if socket.last_seen.elapsed() >= socket.settings.peer_timeout {
-                    socket.check_silence(ctx);
+                    socket.wire.end(Ending::Silent);
+                    ctx.stop();
                 }
             });
         }

@@ -114,7 +114,8 @@ impl Worker {
             }
             Err(refusal) => {
                 self.site.telemetry.handshake_refused(&request_id, &refusal);
-                (refusal.response(&request_id, &self.colour), None)
+                let answer = refusal.response(request.method(), &request_id, &self.colour);
+                (answer, None)
             }
         };
         // A peer that has gone already finds its session parked.

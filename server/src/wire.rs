@@ -2,7 +2,10 @@
 //!
 //! All three live in one task on one thread, so a `Cell` is all it takes.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+};
 
 use actix_rt::net::TcpStream;
 
@@ -26,6 +29,15 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// What a broken socket tells of its peer. The kernel's own timeout (`TCP_USER_TIMEOUT`) is
+    /// quicker than the pump's where little was written.
+    pub(crate) fn of_broken(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::SlowReader,
+            _ => Self::PeerGone,
+        }
+    }
+
     /// The name that logs and metrics use.
     pub fn name(self) -> &'static str {
         match self {

@@ -23,6 +23,8 @@ pub struct Request {
     method: String,
     path: String,
     headers: Vec<(String, String)>,
+    /// What is sent behind the head, without waiting for an answer.
+    rest: Vec<u8>,
 }
 
 impl Request {
@@ -38,6 +40,7 @@ impl Request {
             method: "GET".into(),
             path: "/ws/chat/".into(),
             headers: headers.map(|(n, v)| (n.into(), v.into())).into(),
+            rest: Vec::new(),
         }
     }
 
@@ -72,12 +75,18 @@ impl Request {
         self
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// Sends these bytes in one go with the head.
+    pub fn followed_by(mut self, rest: &[u8]) -> Self {
+        self.rest = rest.to_owned();
+        self
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
         }
-        (text + "\r\n").into_bytes()
+        [(text + "\r\n").as_bytes(), &self.rest].concat()
     }
 }
 
@@ -99,7 +108,16 @@ pub struct Client {
 
 impl Client {
     pub fn open(address: SocketAddr, request: &Request) -> Self {
-        let stream = TcpStream::connect(address).expect("a listener");
+        Self::reach(address, request).expect("an answer to the handshake")
+    }
+
+    /// `None` if nobody listens any more, or hangs up without an answer.
+    pub fn reach(address: SocketAddr, request: &Request) -> Option<Self> {
+        Self::shake_hands(TcpStream::connect(address).ok()?, request)
+    }
+
+    /// Shakes hands on a stream of the caller's making.
+    pub fn shake_hands(stream: TcpStream, request: &Request) -> Option<Self> {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -110,12 +128,12 @@ impl Client {
             headers: HashMap::new(),
             body: String::new(),
         };
-        client.send(&request.bytes());
-        client.read_head();
-        client
+        client.stream.write_all(&request.bytes()).ok()?;
+        client.read_head()?;
+        Some(client)
     }
 
-    fn read_head(&mut self) {
+    fn read_head(&mut self) -> Option<()> {
         let end = loop {
             match self
                 .buffer
@@ -123,7 +141,8 @@ impl Client {
                 .position(|bytes| bytes == b"\r\n\r\n")
             {
                 Some(end) => break end,
-                None => assert!(self.fill() > 0, "no answer to the handshake"),
+                None if self.fill() == 0 => return None,
+                None => {}
             }
         };
         let head = String::from_utf8(self.buffer.drain(..end + 4).collect()).unwrap();
@@ -138,6 +157,7 @@ impl Client {
         let length: usize = length.map_or(0, |length| length.parse().unwrap());
         while self.buffer.len() < length && self.fill() > 0 {}
         self.body = String::from_utf8(self.buffer.drain(..length).collect()).unwrap();
+        Some(())
     }
 
     pub fn header(&self, name: &str) -> &str {

@@ -3,8 +3,16 @@
 mod bad_input;
 mod client;
 mod contract;
+mod exposition;
+mod handshake;
+mod host;
 mod lifecycle;
+mod limits;
 mod peers;
+mod races;
+mod readers;
 mod sessions;
+mod settings;
+mod stubborn;
 mod tally;
 mod telemetry;

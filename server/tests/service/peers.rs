@@ -33,10 +33,10 @@ fn a_silent_peer_is_pinged_and_dropped_without_a_word() {
 
 #[test]
 fn a_peer_that_answers_pings_stays() {
-    let tally = Tally::with(&[("TALLY_PING", "100ms"), ("TALLY_PEER_TIMEOUT", "300ms")]);
+    let tally = Tally::with(&[("TALLY_PING", "200ms"), ("TALLY_PEER_TIMEOUT", "1s")]);
     let mut client = tally.connect();
     let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(1200) {
+    while began.elapsed() < Duration::from_millis(2500) {
         let ping = client.read_frame().expect("still there");
         assert_eq!(ping.opcode, PING);
         client.send_frame(PONG, &ping.payload);
@@ -53,7 +53,8 @@ fn a_peer_that_answers_pings_stays() {
 
 #[test]
 fn a_peer_that_never_reads_is_dropped_and_nobody_notices() {
-    let tally = Tally::with(&[("TALLY_WRITE_TIMEOUT", "1s"), ("TALLY_WORKERS", "1")]);
+    // Longer than a busy machine makes anybody wait: who waited for the drop would show.
+    let tally = Tally::with(&[("TALLY_WRITE_TIMEOUT", "3s"), ("TALLY_WORKERS", "1")]);
     let mut other = tally.connect();
     let greedy = tally.connect();
     let session = greedy.session();
@@ -79,7 +80,7 @@ fn a_peer_that_never_reads_is_dropped_and_nobody_notices() {
         slowest = slowest.max(asked.elapsed());
     }
     flood.join().unwrap();
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+    assert!(slowest < Duration::from_millis(1500), "{slowest:?}");
     let grown = tally.rss().saturating_sub(before);
     assert!(grown < 8 << 20, "grown by {grown} bytes");
     tally.wait_for_metric("tally_slow_readers_total", 1.0);
@@ -121,4 +122,47 @@ fn messages_are_answered_in_the_middle_of_a_beat() {
     }
     drop(crowd);
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+}
+
+#[test]
+fn a_frame_that_never_gets_whole_is_silence() {
+    let tally = Tally::with(&[("TALLY_PING", "200ms"), ("TALLY_PEER_TIMEOUT", "600ms")]);
+    let mut client = tally.connect();
+    let began = Instant::now();
+    let mut stream = client.stream.try_clone().unwrap();
+    let dribble = thread::spawn(move || {
+        for byte in frame(0x80 | TEXT, &[b'x'; 200]) {
+            if stream.write_all(&[byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    while client.read_frame().is_some() {}
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    dribble.join().unwrap();
+    tally.resume(&client.session()).assert_session(true, 0);
+}
+
+#[test]
+fn fragments_of_a_long_message_are_signs_of_life() {
+    let tally = Tally::with(&[("TALLY_PING", "200ms"), ("TALLY_PEER_TIMEOUT", "600ms")]);
+    let mut client = tally.connect();
+    client.send(&frame(TEXT, b"a"));
+    for _ in 0..8 {
+        thread::sleep(Duration::from_millis(200));
+        client.send(&frame(0x00, b"b"));
+    }
+    client.send(&frame(0x80, b"c"));
+    loop {
+        let frame = client.read_frame().expect("still there");
+        if frame.opcode == TEXT {
+            assert_eq!(frame.payload, b"{\"count\":1}");
+            return;
+        }
+    }
 }

@@ -8,7 +8,7 @@ deploy := "cargo run --quiet --locked --package tally-deploy --"
 # List the recipes
 [private]
 default:
-    @just --justfile {{ justfile() }} --list --unsorted
+    @{{ just_executable() }} --justfile {{ justfile() }} --list --unsorted
 
 # Set everything up, start blue and Traefik, wait until a client gets through
 [group('run')]

@@ -169,9 +169,19 @@ impl Steps for RealSteps<'_> {
     }
 }
 
+/// The stack, if it is up.
+fn running(root: &Path) -> Result<Stack> {
+    let stack = Stack::load(root)?;
+    if Native::new(stack.clone()).running() {
+        Ok(stack)
+    } else {
+        Err(Error::NotUp)
+    }
+}
+
 pub fn flip(root: &Path) -> Result<()> {
     check_engine()?;
-    let stack = Stack::load(root)?;
+    let stack = running(root)?;
     let from = traefik::live(&stack)?;
     let mut steps = RealSteps {
         stack: &stack,
@@ -196,7 +206,7 @@ pub fn down(root: &Path) -> Result<()> {
 }
 
 pub fn status(root: &Path) -> Result<()> {
-    let stack = Stack::load(root)?;
+    let stack = running(root)?;
     let live = traefik::live(&stack);
     println!(
         "front door  http://{}/  (native engine)",

@@ -25,10 +25,10 @@ flip:
 status:
     @{{ deploy }} status
 
-# Show the last lines of every log: `logs 50`, and what comes: `logs --follow`
+# Show the last lines of every log
 [group('run')]
-logs *arguments:
-    @{{ deploy }} logs {{ arguments }}
+logs lines="20":
+    @{{ deploy }} logs {{ lines }}
 
 # Stop everything
 [group('run')]

@@ -9,7 +9,6 @@ use crate::{
     error::{Error, Result},
     http,
     router::ROUTER,
-    smoke,
     stack::Stack,
     wait,
 };
@@ -51,7 +50,7 @@ pub fn live(stack: &Stack) -> Result<Colour> {
 }
 
 /// Waits until Traefik has taken the router over, and then until what comes through the front
-/// door comes from this colour: plain answers, and a conversation.
+/// door comes from this colour.
 ///
 /// # Errors
 /// It did not in time.
@@ -73,7 +72,7 @@ pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
                 probe(stack, &kept, colour)?;
                 probe(stack, &http::agent(), colour)?;
             }
-            smoke::talk(&stack.front_door(), colour)
+            Ok(())
         },
     )
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -301,6 +301,16 @@ impl Client {
         assert!(read.is_err(), "something came: {read:?}");
         assert!(began.elapsed() >= length / 2);
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+}
+
+/// Ends a stream when dropped, so that threads that read or write it end too, even where the test
+/// fails in between.
+pub struct HangUp<'a>(pub &'a TcpStream);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 

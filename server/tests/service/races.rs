@@ -1,6 +1,7 @@
 //! What happens at the same moment: drains, takeovers, resets and messages.
 
 use std::{
+    io::{Read, Write},
     net::{Shutdown, TcpStream},
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     thread,
@@ -11,7 +12,7 @@ use serde_json::Value;
 use socket2::SockRef;
 
 use crate::{
-    client::{CLOSE, Client, Frame, Request, TEXT, frame},
+    client::{CLOSE, Client, Frame, HangUp, Request, TEXT, frame},
     tally::Tally,
 };
 
@@ -39,7 +40,7 @@ impl Flood {
         while !self.over.load(Ordering::Relaxed) {
             if sent > self.answered.load(Ordering::Relaxed) + Self::AHEAD {
                 thread::yield_now();
-            } else if std::io::Write::write_all(&mut stream, &frames).is_err() {
+            } else if stream.write_all(&frames).is_err() {
                 return;
             } else {
                 sent += 50;
@@ -153,7 +154,7 @@ fn who_closes_as_the_drain_begins_gets_the_right_total_all_the_same() {
                 frame(0x80 | CLOSE, &3000u16.to_be_bytes()),
             ];
             // The drain may have been there first, and have closed behind its goodbye.
-            let _ = std::io::Write::write_all(&mut client.stream, &bytes.concat());
+            let _ = client.stream.write_all(&bytes.concat());
         }
     });
     for client in &mut clients {
@@ -206,6 +207,53 @@ fn takeovers_under_load_count_every_message_once() {
 }
 
 #[test]
+#[ignore = "not yet so: a flooding socket misses its dismissal, or is told it until it overflows"]
+fn a_flood_is_taken_over_with_its_goodbye() {
+    let tally = Tally::with(&[("TALLY_WORKERS", "1")]);
+    let old = tally.connect();
+    let session = old.session();
+    let over = AtomicBool::new(false);
+    let (tail, next) = thread::scope(|scope| {
+        let (mut input, mut output) = (&old.stream, &old.stream);
+        let over = &over;
+        scope.spawn(move || {
+            let frames = frame(0x80 | TEXT, b"").repeat(2000);
+            while !over.load(Ordering::Relaxed) && input.write_all(&frames).is_ok() {}
+        });
+        let reader = scope.spawn(move || {
+            let (mut tail, mut chunk) = (Vec::new(), [0; 1 << 16]);
+            while let Ok(length @ 1..) = output.read(&mut chunk) {
+                tail.extend_from_slice(&chunk[..length]);
+                tail.drain(..tail.len().saturating_sub(100));
+                if tail.windows(5).any(|word| word == b"\"bye\"") {
+                    over.store(true, Ordering::Relaxed);
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            tail
+        });
+        while tally.metric("tally_messages_total") < 10_000.0 {
+            thread::yield_now();
+        }
+        let next = {
+            // If this fails, the flood must end all the same.
+            let end = HangUp(&old.stream);
+            let next = tally.resume(&session);
+            std::mem::forget(end);
+            next
+        };
+        (reader.join().unwrap(), next)
+    });
+    let total: u64 = next.header("x-session-count").parse().unwrap();
+    let bye = format!("{{\"bye\":true,\"total\":{total}}}");
+    let close = [&[0x80 | CLOSE, 2][..], &4001u16.to_be_bytes()].concat();
+    let goodbye = [bye.as_bytes(), &close].concat();
+    let told = String::from_utf8_lossy(&tail);
+    assert!(tail.ends_with(&goodbye), "{told} instead of {bye}");
+    tally.wait_for_metric("tally_messages_total", total as f64);
+}
+
+#[test]
 fn a_reset_parks_the_session_and_it_can_be_resumed_at_once() {
     let tally = Tally::with(&[("TALLY_WORKERS", "2")]);
     let mut client = tally.connect();
@@ -229,7 +277,7 @@ fn an_heir_that_has_gone_leaves_the_session_to_the_next() {
         client.expect_count(u64::from(count));
         let mut heir = TcpStream::connect(tally.public).unwrap();
         let request = Request::new().query(&format!("session={session}"));
-        std::io::Write::write_all(&mut heir, &request.bytes()).unwrap();
+        heir.write_all(&request.bytes()).unwrap();
         heir.shutdown(Shutdown::Both).unwrap();
         drop(heir);
         // Its wish is granted all the same; later, it would take the session from the next one.

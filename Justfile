@@ -25,10 +25,10 @@ flip:
 status:
     @{{ deploy }} status
 
-# Show the last lines of every log
+# Show the last lines of every log: `logs 50`, and what comes: `logs --follow`
 [group('run')]
-logs lines="20":
-    @{{ deploy }} logs {{ lines }}
+logs *arguments:
+    @{{ deploy }} logs {{ arguments }}
 
 # Stop everything
 [group('run')]

@@ -5,13 +5,22 @@ use std::path::PathBuf;
 use crate::{colour::Colour, error::Result};
 
 pub trait Engine {
+    /// Whether the engine itself is up.
+    fn running(&self) -> bool;
+    /// Ends what an engine that broke down has left behind; returns how many processes.
+    fn stop_leftovers(&self) -> Result<usize>;
     /// Brings the engine itself and Traefik's surroundings up; harmless when they are.
     fn prepare(&self) -> Result<()>;
     /// Builds what a colour runs.
     fn build(&self, colour: Colour) -> Result<()>;
+    /// Starts a colour with what was built last and the settings of now. One that runs is stopped
+    /// first, since it may be something older.
     fn start(&self, colour: Colour) -> Result<()>;
+    /// Whether a colour runs, ready or not.
+    fn runs(&self, colour: Colour) -> bool;
     /// Drains and stops; harmless when it does not run.
     fn stop(&self, colour: Colour) -> Result<()>;
+    /// Harmless when it runs.
     fn start_traefik(&self) -> Result<()>;
     /// Stops everything.
     fn down(&self) -> Result<()>;

@@ -14,12 +14,23 @@ pub enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("{path:?} cannot be understood ({reason}); run ./just down, delete it, run ./just up")]
     Record { path: PathBuf, reason: String },
+    #[error("the {0} engine is not there yet; use ENGINE=native")]
+    EngineToCome(String),
     #[error("ENGINE={0} is not known; use ENGINE=native")]
     Engine(String),
     #[error("TALLY_PORT={0} is no port; use a number from 1 to 65535")]
     Port(String),
     #[error("port {0} of 127.0.0.1 is taken; choose another one: TALLY_PORT=8081 ./just up")]
     PortTaken(u16),
+    #[error("no port of 127.0.0.1 is free; stop something that listens there: ss -ltn")]
+    NoPorts,
+    #[error(
+        "the tools cannot be installed: {0}; needed are python3 with venv \
+         (apt-get install python3 python3-venv) and a way to PyPI"
+    )]
+    Tools(Box<Error>),
+    #[error("process {0} does not end; end it: kill -9 {0}")]
+    Alive(i32),
     #[error("the stack runs at port {0} already; to move it: ./just down, then ./just up")]
     RunsElsewhere(u16),
     #[error("`{command}` failed: {reason}")]
@@ -40,6 +51,15 @@ pub enum Error {
     },
     #[error("the flip to {to} failed: {source}\n{from} goes on serving")]
     Flip {
+        from: Colour,
+        to: Colour,
+        source: Box<Error>,
+    },
+    #[error(
+        "{to} is live, but {from} does not stop: {source}; \
+         look at ./just status"
+    )]
+    OldStays {
         from: Colour,
         to: Colour,
         source: Box<Error>,

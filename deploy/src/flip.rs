@@ -36,17 +36,29 @@ pub fn flip(from: Colour, to: Colour, steps: &mut impl Steps) -> Result<()> {
     }) {
         return Err(go_back(from, to, source, steps));
     }
-    // The new colour is live: nothing below takes that back.
-    timed(
-        steps,
-        &format!("no handshake reaches {from} any more"),
-        |steps| steps.settle(from),
-    )?;
+    // The new colour is live: nothing below takes that back, or spares the old one.
+    let_settle(from, steps);
     timed(steps, &format!("{from} is drained and stopped"), |steps| {
         steps.stop(from)
+    })
+    .map_err(|source| Error::OldStays {
+        from,
+        to,
+        source: Box::new(source),
     })?;
     steps.report(&format!("{to} is live"), began);
     Ok(())
+}
+
+/// A colour that is about to stop takes what Traefik has on its way to it. One that has crashed
+/// cannot be asked, and one that somebody talks to directly never stands still: it stops too.
+fn let_settle(colour: Colour, steps: &mut impl Steps) {
+    let began = Instant::now();
+    let what = match steps.settle(colour) {
+        Ok(()) => format!("no handshake reaches {colour} any more"),
+        Err(error) => format!("{colour} has to stop all the same, although: {error}"),
+    };
+    steps.report(&what, began);
 }
 
 fn prepare(to: Colour, steps: &mut impl Steps) -> Result<()> {
@@ -73,6 +85,7 @@ fn timed<S: Steps>(
 fn go_back(from: Colour, to: Colour, source: Error, steps: &mut impl Steps) -> Error {
     match steps.switch(from).and_then(|()| steps.confirm(from)) {
         Ok(()) => {
+            let_settle(to, steps);
             let _ = steps.stop(to);
             failed(from, to, source)
         }
@@ -182,9 +195,23 @@ mod tests {
             let mut steps = Pretend::failing(&[fails]);
             let error = flip(Blue, Green, &mut steps).unwrap_err();
             assert!(matches!(error, Error::Flip { from: Blue, .. }), "{error}");
-            let end = ["switch blue", "confirm blue", "stop green"];
-            assert_eq!(steps.done[steps.done.len() - 3..], end);
+            let end = ["switch blue", "confirm blue", "settle green", "stop green"];
+            assert_eq!(steps.done[steps.done.len() - end.len()..], end);
         }
+    }
+
+    #[test]
+    fn an_old_colour_that_cannot_be_asked_is_stopped_all_the_same() {
+        let mut steps = Pretend::failing(&["settle blue"]);
+        flip(Blue, Green, &mut steps).unwrap();
+        assert_eq!(steps.done.last().unwrap(), "stop blue");
+    }
+
+    #[test]
+    fn an_old_colour_that_does_not_stop_is_told() {
+        let mut steps = Pretend::failing(&["stop blue"]);
+        let error = flip(Blue, Green, &mut steps).unwrap_err();
+        assert!(error.to_string().starts_with("green is live"), "{error}");
     }
 
     #[test]

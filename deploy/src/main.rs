@@ -1,14 +1,20 @@
 //! The small program behind the recipes.
 
 mod colour;
+mod command;
 mod engine;
 mod error;
 mod flip;
 mod http;
+mod leftovers;
+mod logs;
 mod native;
+mod ports;
 mod router;
 mod smoke;
 mod stack;
+mod supervisor;
+mod tools;
 mod traefik;
 mod verbs;
 mod wait;
@@ -40,6 +46,9 @@ enum Verb {
         /// Lines of each log
         #[arg(default_value_t = 20)]
         lines: usize,
+        /// Go on with what is written from now on
+        #[arg(long, short)]
+        follow: bool,
     },
     /// Stop everything
     Down,
@@ -58,7 +67,7 @@ fn main() -> ExitCode {
         Verb::Up => verbs::up(&root),
         Verb::Flip => verbs::flip(&root),
         Verb::Status => verbs::status(&root),
-        Verb::Logs { lines } => verbs::logs(&root, lines),
+        Verb::Logs { lines, follow } => verbs::logs(&root, lines, follow),
         Verb::Down => verbs::down(&root),
     };
     match outcome {

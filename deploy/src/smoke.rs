@@ -8,14 +8,23 @@ use std::{
 use tungstenite::{
     Message, WebSocket,
     client::IntoClientRequest,
-    handshake::client::Response,
-    protocol::{CloseFrame, frame::coding::CloseCode},
+    error::Error as WsError,
+    handshake::{
+        HandshakeError,
+        client::{ClientHandshake, Response},
+    },
+    protocol::{
+        CloseFrame,
+        frame::{
+            Frame,
+            coding::{CloseCode, Data, OpCode},
+        },
+    },
 };
 
 use crate::{
     colour::Colour,
     error::{Error, Result},
-    http,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,6 +33,24 @@ type Step<T> = std::result::Result<T, String>;
 
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
+}
+
+type Handshake = std::result::Result<
+    (WebSocket<TcpStream>, Response),
+    HandshakeError<ClientHandshake<TcpStream>>,
+>;
+
+/// The outer error is for what comes before anything is sent.
+fn handshake(address: &str, session: Option<&str>) -> Step<Handshake> {
+    let address: SocketAddr = address.parse().map_err(text)?;
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(text)?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(text)?;
+    stream.set_write_timeout(Some(TIMEOUT)).map_err(text)?;
+    let query = session.map_or(String::new(), |id| format!("?session={id}"));
+    let request = format!("ws://{address}/ws/chat/{query}")
+        .into_client_request()
+        .map_err(text)?;
+    Ok(tungstenite::client(request, stream))
 }
 
 /// One connection of the conversation.
@@ -38,15 +65,7 @@ impl Talk {
     /// # Errors
     /// What the handshake failed of.
     pub fn open(address: &str, session: Option<&str>) -> Step<Self> {
-        let address: SocketAddr = address.parse().map_err(text)?;
-        let stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(text)?;
-        stream.set_read_timeout(Some(TIMEOUT)).map_err(text)?;
-        stream.set_write_timeout(Some(TIMEOUT)).map_err(text)?;
-        let query = session.map_or(String::new(), |id| format!("?session={id}"));
-        let request = format!("ws://{address}/ws/chat/{query}")
-            .into_client_request()
-            .map_err(text)?;
-        let (socket, response) = tungstenite::client(request, stream).map_err(text)?;
+        let (socket, response) = handshake(address, session)?.map_err(text)?;
         Ok(Self { socket, response })
     }
 
@@ -61,6 +80,15 @@ impl Talk {
     /// The socket failed, or something else than a text came.
     pub fn ask(&mut self, message: &str) -> Step<String> {
         self.socket.send(Message::text(message)).map_err(text)?;
+        self.next_text()
+    }
+
+    /// Sends a message in two fragments and returns the answer's text.
+    fn ask_in_fragments(&mut self) -> Step<String> {
+        for (part, kind, last) in [("thr", Data::Text, false), ("ee", Data::Continue, true)] {
+            let frame = Frame::message(part, OpCode::Data(kind), last);
+            self.socket.send(Message::Frame(frame)).map_err(text)?;
+        }
         self.next_text()
     }
 
@@ -112,6 +140,33 @@ fn expect(expected: &str, found: &str) -> Step<()> {
     }
 }
 
+/// Checks what every accepted handshake carries.
+fn expect_headers(talk: &Talk, colour: Colour, resumed: &str, count: &str) -> Step<()> {
+    expect(colour.name(), talk.header("x-colour"))?;
+    expect(resumed, talk.header("x-session-resumed"))?;
+    expect(count, talk.header("x-session-count"))?;
+    for name in ["x-session-id", "x-request-id"] {
+        if talk.header(name).is_empty() {
+            return Err(format!("{name} is missing"));
+        }
+    }
+    Ok(())
+}
+
+/// A handshake with a session that is none must be refused as the contract says.
+fn expect_refusal(address: &str) -> Step<()> {
+    match handshake(address, Some("nonsense"))? {
+        Ok(_) => Err("it was accepted".into()),
+        Err(HandshakeError::Failure(WsError::Http(response))) => {
+            expect("400", response.status().as_str())?;
+            let kind = response.headers().get("content-type");
+            let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("");
+            expect("application/problem+json", kind)
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Talks to the server at `address`, which must be of this colour: counts, pings, comes back to
 /// its session, says goodbye, and is refused when it is wrong.
 ///
@@ -128,23 +183,23 @@ pub fn talk(address: &str, colour: Colour) -> Result<()> {
 
 fn conversation(address: &str, colour: Colour, step: &mut &'static str) -> Step<()> {
     let mut first = Talk::open(address, None)?;
-    expect(colour.name(), first.header("x-colour"))?;
-    expect("false", first.header("x-session-resumed"))?;
+    expect_headers(&first, colour, "false", "0")?;
     *step = "counting";
     expect("{\"count\":1}", &first.ask("one")?)?;
     expect("{\"count\":2}", &first.ask("two")?)?;
+    *step = "the fragments";
+    expect("{\"count\":3}", &first.ask_in_fragments()?)?;
     *step = "the ping";
     first.ping()?;
     *step = "the goodbye";
-    expect("{\"bye\":true,\"total\":2}", &first.bye()?)?;
+    expect("{\"bye\":true,\"total\":3}", &first.bye()?)?;
     *step = "the resume";
     let session = first.header("x-session-id").to_owned();
     let mut second = Talk::open(address, Some(&session))?;
-    expect("true", second.header("x-session-resumed"))?;
-    expect("{\"count\":3}", &second.ask("three")?)?;
-    expect("{\"bye\":true,\"total\":3}", &second.bye()?)?;
+    expect_headers(&second, colour, "true", "3")?;
+    expect(&session, second.header("x-session-id"))?;
+    expect("{\"count\":4}", &second.ask("four")?)?;
+    expect("{\"bye\":true,\"total\":4}", &second.bye()?)?;
     *step = "the refusal of a bad session";
-    let url = format!("http://{address}/ws/chat/?session=nonsense");
-    let refused = http::get(&http::agent(), &url).map_err(text)?;
-    expect("426", refused.status().as_str())
+    expect_refusal(address)
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
 };
 
@@ -11,21 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     colour::Colour,
     error::{Error, Result},
+    ports::Ports,
 };
-
-const FRONT_DOOR: u16 = 8080;
-
-/// Picked once, recorded, and used again, so that several clones run side by side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ports {
-    pub front_door: u16,
-    /// Traefik's API, ping and metrics.
-    pub internal: u16,
-    pub blue: u16,
-    pub blue_operator: u16,
-    pub green: u16,
-    pub green_operator: u16,
-}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Record {
@@ -63,21 +49,14 @@ impl Stack {
         })
     }
 
-    /// The recorded stack, or a new one. `front_door` is a port asked for by name.
+    /// A stack at these ports, recorded.
     ///
     /// # Errors
-    /// The front door's port is taken by somebody else, or the record cannot be written.
-    pub fn load_or_create(root: &Path, front_door: Option<u16>) -> Result<Self> {
-        match Self::load(root) {
-            Ok(stack) if front_door.is_none_or(|port| port == stack.ports.front_door) => {
-                return Ok(stack);
-            }
-            Ok(_) | Err(Error::NotUp) => {}
-            Err(error) => return Err(error),
-        }
+    /// The record cannot be written.
+    pub fn create(root: &Path, ports: Ports) -> Result<Self> {
         let stack = Self {
             root: root.to_owned(),
-            ports: pick_ports(front_door.unwrap_or(FRONT_DOOR))?,
+            ports,
         };
         for folder in [stack.run(), stack.logs(), stack.state()] {
             fs::create_dir_all(&folder).map_err(Error::file(folder))?;
@@ -103,6 +82,10 @@ impl Stack {
 
     pub fn logs(&self) -> PathBuf {
         self.run().join("logs")
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs().join(format!("{name}.log"))
     }
 
     /// What outlives a process, shared by the colours.
@@ -158,48 +141,24 @@ fn record_path(root: &Path) -> PathBuf {
     root.join(".tally").join("stack.json")
 }
 
-/// Holds all ports at once while picking, so that none is picked twice.
-fn pick_ports(front_door: u16) -> Result<Ports> {
-    let taken = |_| Error::PortTaken(front_door);
-    let held = TcpListener::bind((Ipv4Addr::LOCALHOST, front_door)).map_err(taken)?;
-    let listeners: Vec<TcpListener> = (0..5)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(taken))
-        .collect::<Result<_>>()?;
-    let port = |listener: &TcpListener| listener.local_addr().map_or(0, |address| address.port());
-    Ok(Ports {
-        front_door: port(&held),
-        internal: port(&listeners[0]),
-        blue: port(&listeners[1]),
-        blue_operator: port(&listeners[2]),
-        green: port(&listeners[3]),
-        green_operator: port(&listeners[4]),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_picked_once_and_used_again() {
+    fn what_is_recorded_is_found_again() {
         let root = tempfile::tempdir().unwrap();
         assert!(matches!(Stack::load(root.path()), Err(Error::NotUp)));
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let front_door = free.local_addr().unwrap().port();
-        drop(free);
-        let first = Stack::load_or_create(root.path(), Some(front_door)).unwrap();
-        let again = Stack::load_or_create(root.path(), None).unwrap();
-        assert_eq!(first.ports, again.ports);
-        assert_eq!(first.ports.front_door, front_door);
-    }
-
-    #[test]
-    fn a_taken_front_door_is_named() {
-        let root = tempfile::tempdir().unwrap();
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let error = Stack::load_or_create(root.path(), Some(port)).unwrap_err();
-        assert!(matches!(error, Error::PortTaken(named) if named == port));
+        let ports = Ports {
+            front_door: 1,
+            internal: 2,
+            blue: 3,
+            blue_operator: 4,
+            green: 5,
+            green_operator: 6,
+        };
+        Stack::create(root.path(), ports).unwrap();
+        assert_eq!(Stack::load(root.path()).unwrap().ports, ports);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
     error::{Error, Result},
     http,
     router::ROUTER,
+    smoke,
     stack::Stack,
     wait,
 };
@@ -50,7 +51,7 @@ pub fn live(stack: &Stack) -> Result<Colour> {
 }
 
 /// Waits until Traefik has taken the router over, and then until what comes through the front
-/// door comes from this colour.
+/// door comes from this colour: plain answers, and a conversation.
 ///
 /// # Errors
 /// It did not in time.
@@ -72,7 +73,7 @@ pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
                 probe(stack, &kept, colour)?;
                 probe(stack, &http::agent(), colour)?;
             }
-            Ok(())
+            smoke::talk(&stack.front_door(), colour)
         },
     )
 }

@@ -5,8 +5,10 @@
 )]
 
 use std::{
-    env, fs,
+    env,
+    io::Write,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,8 +17,9 @@ use crate::{
     engine::Engine,
     error::{Error, Result},
     flip::{self, Steps},
-    http,
+    http, logs,
     native::Native,
+    ports::{self, Ports},
     router::Router,
     smoke,
     stack::Stack,
@@ -26,6 +29,9 @@ use crate::{
 /// The hard promise is 3 s; a machine that is busy building may take longer to get there.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Between two looks at the logs that a person follows.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+
 fn progress(what: &str, since: Instant) {
     println!("==> {what} ({:.1} s)", since.elapsed().as_secs_f32());
 }
@@ -33,6 +39,7 @@ fn progress(what: &str, since: Instant) {
 fn check_engine() -> Result<()> {
     match env::var("ENGINE").as_deref() {
         Err(_) | Ok("" | "native") => Ok(()),
+        Ok("docker") => Err(Error::EngineToCome("docker".into())),
         Ok(other) => Err(Error::Engine(other.to_owned())),
     }
 }
@@ -51,40 +58,59 @@ fn is_ready(stack: &Stack, colour: Colour) -> Result<()> {
     http::get_ok(&format!("http://{}/readyz", stack.operator(colour))).map(drop)
 }
 
-/// A stack that runs keeps its ports: other ones would leave its processes behind.
-fn refuse_to_move(root: &Path, wanted: Option<u16>) -> Result<()> {
-    match Stack::load(root) {
-        Ok(stack) if wanted.is_some_and(|port| port != stack.ports.front_door) => {
-            let port = stack.ports.front_door;
-            if Native::new(stack).running() {
-                Err(Error::RunsElsewhere(port))
-            } else {
-                Ok(())
-            }
+/// The stack of this clone. One that runs keeps its ports: others would leave its processes
+/// behind. One that does not gets new ones for those that somebody has taken meanwhile.
+fn place(root: &Path, wanted: Option<u16>) -> Result<Stack> {
+    let stack = match Stack::load(root) {
+        Err(Error::NotUp) => {
+            let ports = Ports::pick(wanted.unwrap_or(ports::FRONT_DOOR), None)?;
+            return Stack::create(root, ports);
         }
-        _ => Ok(()),
+        stack => stack?,
+    };
+    let engine = Native::new(stack.clone());
+    let began = Instant::now();
+    let stopped = engine.stop_leftovers()?;
+    if stopped > 0 {
+        let what = format!("{stopped} processes that ran unsupervised are stopped");
+        progress(&what, began);
     }
+    let door = stack.ports.front_door;
+    match (engine.running(), wanted) {
+        (true, Some(port)) if port != door => Err(Error::RunsElsewhere(door)),
+        (true, _) => Ok(stack),
+        (false, wanted) => {
+            let ports = Ports::pick(wanted.unwrap_or(door), Some(stack.ports))?;
+            Stack::create(root, ports)
+        }
+    }
+}
+
+/// Starts the live colour if it does not run. One that runs is left alone, however busy it is.
+fn raise(stack: &Stack, engine: &impl Engine, live: Colour) -> Result<()> {
+    let began = Instant::now();
+    if !engine.runs(live) {
+        engine.build(live)?;
+        engine.start(live)?;
+        progress(&format!("{live} is built and started"), began);
+    }
+    let began = Instant::now();
+    let what = format!("{live} being ready");
+    wait::until(&what, READY_TIMEOUT, || is_ready(stack, live))?;
+    progress(&format!("{live} is ready"), began);
+    Ok(())
 }
 
 pub fn up(root: &Path) -> Result<()> {
     let began = Instant::now();
     check_engine()?;
-    let wanted = wanted_port()?;
-    refuse_to_move(root, wanted)?;
-    let stack = Stack::load_or_create(root, wanted)?;
+    let stack = place(root, wanted_port()?)?;
     let engine = Native::new(stack.clone());
     let router = Router::new(&stack.dynamic());
     engine.prepare()?;
     progress("tools and supervisor are there", began);
     let live = router.live().unwrap_or(Colour::Blue);
-    if is_ready(&stack, live).is_err() {
-        let started = Instant::now();
-        engine.build(live)?;
-        engine.start(live)?;
-        let what = format!("{live} being ready");
-        wait::until(&what, READY_TIMEOUT, || is_ready(&stack, live))?;
-        progress(&format!("{live} is built and ready"), started);
-    }
+    raise(&stack, &engine, live)?;
     if router.live().is_none() {
         router.point_to(live)?;
     }
@@ -143,9 +169,19 @@ impl Steps for RealSteps<'_> {
     }
 }
 
+/// The stack, if it is up.
+fn running(root: &Path) -> Result<Stack> {
+    let stack = Stack::load(root)?;
+    if Native::new(stack.clone()).running() {
+        Ok(stack)
+    } else {
+        Err(Error::NotUp)
+    }
+}
+
 pub fn flip(root: &Path) -> Result<()> {
     check_engine()?;
-    let stack = Stack::load(root)?;
+    let stack = running(root)?;
     let from = traefik::live(&stack)?;
     let mut steps = RealSteps {
         stack: &stack,
@@ -170,7 +206,7 @@ pub fn down(root: &Path) -> Result<()> {
 }
 
 pub fn status(root: &Path) -> Result<()> {
-    let stack = Stack::load(root)?;
+    let stack = running(root)?;
     let live = traefik::live(&stack);
     println!(
         "front door  http://{}/  (native engine)",
@@ -201,16 +237,25 @@ fn version(stack: &Stack, colour: Colour) -> String {
     )
 }
 
-pub fn logs(root: &Path, lines: usize) -> Result<()> {
+pub fn logs(root: &Path, lines: usize, follow: bool) -> Result<()> {
     let stack = Stack::load(root)?;
-    for log in Native::new(stack).logs() {
-        let text = fs::read(&log).map_err(Error::file(&log))?;
-        let text = String::from_utf8_lossy(&text);
-        println!("==> {}", log.display());
-        let count = text.lines().count();
-        for line in text.lines().skip(count.saturating_sub(lines)) {
-            println!("{line}");
-        }
+    let engine = Native::new(stack);
+    let mut tails = logs::Tails::default();
+    print!("{}", tails.last(&engine.logs(), lines)?);
+    if follow {
+        go_on(&engine, &mut tails)
+    } else {
+        Ok(())
     }
-    Ok(())
+}
+
+/// Shows what is written, until the person has seen enough.
+fn go_on(engine: &impl Engine, tails: &mut logs::Tails) -> Result<()> {
+    loop {
+        thread::sleep(FOLLOW_PAUSE);
+        print!("{}", tails.since(&engine.logs())?);
+        // A pipe is not flushed at each line, and the next one may be long in coming.
+        let flushed = std::io::stdout().flush();
+        flushed.map_err(Error::file("standard output"))?;
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -10,10 +11,13 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tungstenite::{Message, WebSocket, handshake::client::Response};
+
+/// Of a test with what must come, on a machine that may be busy.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -84,6 +88,69 @@ impl Clone {
         told
     }
 
+    /// Brings the stack up; none where this machine lacks what that needs, which is then told.
+    #[expect(
+        clippy::print_stdout,
+        reason = "a skipped test says so on standard output"
+    )]
+    fn up(&self) -> Option<String> {
+        let output = self.run("up", server());
+        let told = told(&output);
+        if told.contains("the tools cannot be installed") {
+            println!("skipped: {}", told.lines().last().unwrap_or_default());
+            return None;
+        }
+        assert!(output.status.success(), "up: {told}");
+        Some(told)
+    }
+
+    /// A word with this clone's supervisord.
+    fn supervisor(&self, arguments: &[&str]) -> String {
+        let output = Command::new(self.root.path().join(".tools/venv/bin/supervisorctl"))
+            .args(["-c", "supervisord.conf"])
+            .args(arguments)
+            .current_dir(self.root.path().join(".tally"))
+            .output();
+        told(&output.unwrap()).trim().to_owned()
+    }
+
+    /// Whatever runs in this clone: every process of a stack works in its folder.
+    fn processes(&self) -> Vec<PathBuf> {
+        let folder = self.root.path().canonicalize().unwrap().join(".tally");
+        let works_here = |process: &PathBuf| {
+            fs::read_link(process.join("cwd")).is_ok_and(|found| found == folder)
+        };
+        let entries = fs::read_dir("/proc").unwrap();
+        let processes = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        processes.filter(works_here).collect()
+    }
+
+    /// A killed process takes a moment to go.
+    fn wait_for_processes(&self, count: usize) {
+        let began = Instant::now();
+        while self.processes().len() != count {
+            assert!(began.elapsed() < PATIENCE, "{:?}", self.processes());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The status of a plain GET through the front door.
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: tally\r\nX-Request-Id: seen\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+            .split_whitespace()
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned()
+    }
+
     fn connect(&self) -> Result<(WebSocket<TcpStream>, Response), String> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| e.to_string())?;
         stream
@@ -133,7 +200,7 @@ fn talk_until(clone: &Clone, over: &AtomicBool, handshakes: &AtomicU64) -> Vec<S
 #[test]
 fn up_flip_and_down() {
     let clone = Clone::new();
-    let up = clone.succeeds("up");
+    let Some(up) = clone.up() else { return };
     assert!(up.contains("live        blue"), "{up}");
     assert_eq!(clone.colour(), "blue");
     clone.succeeds("up");
@@ -170,13 +237,19 @@ fn up_flip_and_down() {
     );
     clone.succeeds("down");
     assert!(clone.connect().is_err(), "nobody listens any more");
+    assert_eq!(clone.processes(), Vec::<PathBuf>::new());
     clone.succeeds("down");
+    for verb in ["flip", "status"] {
+        let output = clone.run(verb, server());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(told(&output).contains("./just up"), "{}", told(&output));
+    }
 }
 
 #[test]
 fn a_colour_that_is_sick_never_goes_live() {
     let clone = Clone::new();
-    clone.succeeds("up");
+    let Some(_) = clone.up() else { return };
     let (mut talking, _) = clone.connect().unwrap();
     for (reason, script) in [
         ("green", "#!/bin/sh\nexit 1\n"),
@@ -197,6 +270,66 @@ fn a_colour_that_is_sick_never_goes_live() {
     }
     talking.send(Message::text("still here")).unwrap();
     assert_eq!(talking.read().unwrap(), Message::text("{\"count\":1}"));
+}
+
+#[test]
+fn what_an_idle_colour_ran_before_is_not_flipped_to() {
+    let clone = Clone::new();
+    let Some(_) = clone.up() else { return };
+    clone.succeeds("flip");
+    clone.supervisor(&["start", "blue"]);
+    let before = clone.supervisor(&["pid", "blue"]);
+    clone.succeeds("flip");
+    assert_eq!(clone.colour(), "blue");
+    assert_ne!(clone.supervisor(&["pid", "blue"]), before);
+}
+
+#[test]
+fn a_stack_whose_supervisor_was_killed_comes_up_again_and_goes_down_whole() {
+    let clone = Clone::new();
+    let Some(_) = clone.up() else { return };
+    let kill = |clone: &Clone| {
+        let supervisor = clone.supervisor(&["pid"]);
+        let killed = Command::new("kill").args(["-KILL", &supervisor]).status();
+        assert!(killed.unwrap().success());
+        // Traefik and blue are still there, and nobody looks after them.
+        clone.wait_for_processes(2);
+    };
+    kill(&clone);
+    clone.succeeds("up");
+    assert_eq!(clone.colour(), "blue");
+    assert_eq!(clone.processes().len(), 3);
+    kill(&clone);
+    clone.succeeds("down");
+    assert_eq!(clone.processes(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_front_door_leads_to_the_server_only_and_logs_no_session() {
+    let clone = Clone::new();
+    let Some(_) = clone.up() else { return };
+    assert_eq!(clone.get("/healthz"), "200");
+    for internal in [
+        "/api/rawdata",
+        "/api/overview",
+        "/ping",
+        "/metrics",
+        "/version",
+    ] {
+        assert_eq!(clone.get(internal), "404", "{internal}");
+    }
+    let session = "0f3b6c1e-9a53-4c57-8f0e-5d1f6a1b2c3d";
+    assert_eq!(clone.get(&format!("/ws/chat/?session={session}")), "426");
+    // Stopped, Traefik has written all it had to say.
+    clone.succeeds("down");
+    let log = fs::read_to_string(clone.root.path().join(".tally/logs/traefik.log")).unwrap();
+    let seen = |line: &str| line.contains("\"request_X-Request-Id\":\"seen\"");
+    assert!(
+        log.lines()
+            .any(|line| line.contains("/ws/chat/") && seen(line)),
+        "{log}"
+    );
+    assert!(!log.contains(session));
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! The ports of a stack: picked once, recorded, and used again.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    ops::Range,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+pub const FRONT_DOOR: u16 = 8080;
+
+/// Below it live the services that have a number of their own.
+const LOWEST: u16 = 10_240;
+
+/// Where Linux begins to give ports to clients, unless it says otherwise.
+const CLIENTS_FROM: u16 = 32_768;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    pub front_door: u16,
+    /// Traefik's API, ping and metrics.
+    pub internal: u16,
+    pub blue: u16,
+    pub blue_operator: u16,
+    pub green: u16,
+    pub green_operator: u16,
+}
+
+impl Ports {
+    /// Those of `before` that are free, and new ones for the others. All are held while picking,
+    /// so that none is picked twice.
+    ///
+    /// # Errors
+    /// The front door's port is taken, or there is no free port at all.
+    pub fn pick(front_door: u16, before: Option<Self>) -> Result<Self> {
+        let door = bind(front_door).ok_or(Error::PortTaken(front_door))?;
+        let mut picker = Picker::new(candidates())?;
+        Ok(Self {
+            front_door: port(&door),
+            internal: picker.pick(before.map(|ports| ports.internal))?,
+            blue: picker.pick(before.map(|ports| ports.blue))?,
+            blue_operator: picker.pick(before.map(|ports| ports.blue_operator))?,
+            green: picker.pick(before.map(|ports| ports.green))?,
+            green_operator: picker.pick(before.map(|ports| ports.green_operator))?,
+        })
+    }
+}
+
+/// Ports that no client gets. Port 0 gives one of the clients' range: while the idle colour does
+/// not hold it, any outgoing connection may take it, and under load the next flip fails.
+fn candidates() -> Range<u16> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let from = range.ok().and_then(|range| clients_from(&range));
+    LOWEST..from.unwrap_or(CLIENTS_FROM)
+}
+
+fn clients_from(range: &str) -> Option<u16> {
+    range.split_whitespace().next()?.parse().ok()
+}
+
+struct Picker {
+    candidates: Box<dyn Iterator<Item = u16>>,
+    held: Vec<TcpListener>,
+}
+
+impl Picker {
+    /// Begins anywhere among the candidates, so that clones seldom want the same ports; what port
+    /// 0 gives is random enough for that.
+    fn new(candidates: Range<u16>) -> Result<Self> {
+        let random = bind(0).map(|listener| port(&listener));
+        let random = random.ok_or(Error::NoPorts)?;
+        let candidates: Box<dyn Iterator<Item = u16>> = match candidates.len() {
+            // Where clients get all ports there are, there is nothing better than port 0.
+            0 => Box::new(std::iter::repeat_n(0, 100)),
+            width => {
+                let skip = usize::from(random) % width;
+                Box::new(candidates.cycle().skip(skip).take(width))
+            }
+        };
+        Ok(Self {
+            candidates,
+            held: Vec::new(),
+        })
+    }
+
+    fn pick(&mut self, before: Option<u16>) -> Result<u16> {
+        let listener = before
+            .and_then(bind)
+            .or_else(|| self.candidates.find_map(bind))
+            .ok_or(Error::NoPorts)?;
+        let picked = port(&listener);
+        self.held.push(listener);
+        Ok(picked)
+    }
+}
+
+fn bind(port: u16) -> Option<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()
+}
+
+fn port(listener: &TcpListener) -> u16 {
+    listener.local_addr().map_or(0, |address| address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free() -> u16 {
+        port(&bind(0).unwrap())
+    }
+
+    #[test]
+    fn no_client_gets_a_picked_port() {
+        assert_eq!(clients_from("32768\t60999\n"), Some(32_768));
+        let ports = Ports::pick(free(), None).unwrap();
+        let clients = candidates().end;
+        assert!((LOWEST..clients).contains(&ports.green), "{ports:?}");
+        assert_ne!(ports.green, ports.blue);
+    }
+
+    #[test]
+    fn what_is_free_is_kept_and_what_is_taken_is_replaced() {
+        let first = Ports::pick(free(), None).unwrap();
+        let again = Ports::pick(first.front_door, Some(first)).unwrap();
+        assert_eq!(again, first);
+        let taken = bind(first.green).unwrap();
+        let moved = Ports::pick(first.front_door, Some(first)).unwrap();
+        assert_eq!(moved.blue, first.blue);
+        assert_ne!(moved.green, first.green);
+        drop(taken);
+    }
+
+    #[test]
+    fn a_taken_front_door_is_named() {
+        let taken = bind(0).unwrap();
+        let error = Ports::pick(port(&taken), None).unwrap_err();
+        assert!(matches!(error, Error::PortTaken(named) if named == port(&taken)));
+    }
+
+    #[test]
+    fn without_a_range_of_its_own_any_free_port_will_do() {
+        let mut picker = Picker::new(9..9).unwrap();
+        assert_ne!(picker.pick(None).unwrap(), 0);
+    }
+}

@@ -15,10 +15,20 @@ default:
 up:
     @{{ deploy }} up
 
-# Move the traffic to the other colour without losing a handshake
+# Move the traffic to the other colour; --dry-run tells the plan, --help the rest
 [group('run')]
-flip:
-    @{{ deploy }} flip
+flip *options:
+    @{{ deploy }} flip {{ options }}
+
+# Go back to the colour that was live before, also in the middle of a flip
+[group('run')]
+rollback *options:
+    @{{ deploy }} rollback {{ options }}
+
+# Show the last flips and rollbacks
+[group('run')]
+history count="20":
+    @{{ deploy }} history {{ count }}
 
 # Say what runs where; changes nothing
 [group('run')]

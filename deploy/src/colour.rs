@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Colour {
     Blue,
     Green,
@@ -39,12 +42,12 @@ impl fmt::Display for Colour {
 }
 
 impl FromStr for Colour {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
             .find(|colour| colour.name() == text)
-            .ok_or(())
+            .ok_or_else(|| format!("{text:?} is no colour; there are blue and green"))
     }
 }

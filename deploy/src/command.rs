@@ -2,13 +2,17 @@
 
 use std::{
     io::Read,
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    interrupt,
+};
 
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -20,6 +24,8 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     let fail = failure(command);
     let mut child = command
         .stdin(Stdio::null())
+        // Ctrl-C is for this program, which then decides what becomes of its children.
+        .process_group(0)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -27,7 +33,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     let printed = collect(child.stdout.take());
     let complained = collect(child.stderr.take());
     // When time is up the pipes are left alone: a grandchild may hold them open for ever.
-    let status = end(&mut child, limit).map_err(&fail)?;
+    let status = end(&mut child, limit, &fail)?;
     let (printed, complained) = (text(printed), text(complained));
     if status.success() {
         Ok(printed)
@@ -44,9 +50,11 @@ pub fn watch(command: &mut Command, limit: Duration) -> Result<()> {
     let fail = failure(command);
     let mut child = command
         .stdin(Stdio::null())
+        // Ctrl-C is for this program, which then decides what becomes of its children.
+        .process_group(0)
         .spawn()
         .map_err(|error| fail(error.to_string()))?;
-    match end(&mut child, limit).map_err(&fail)? {
+    match end(&mut child, limit, &fail)? {
         status if status.success() => Ok(()),
         status => Err(fail(format!("{status}, see above"))),
     }
@@ -82,19 +90,21 @@ fn text(collected: JoinHandle<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
-fn end(child: &mut Child, limit: Duration) -> std::result::Result<ExitStatus, String> {
+fn end(child: &mut Child, limit: Duration, fail: impl Fn(String) -> Error) -> Result<ExitStatus> {
     let began = Instant::now();
     loop {
-        match child.try_wait() {
+        let over = match child.try_wait() {
             Ok(Some(status)) => return Ok(status),
-            Err(error) => return Err(error.to_string()),
-            Ok(None) if began.elapsed() >= limit => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("not done within {limit:?}"));
-            }
-            Ok(None) => thread::sleep(PAUSE),
+            Err(error) => return Err(fail(error.to_string())),
+            Ok(None) if began.elapsed() >= limit => Err(fail(format!("not done within {limit:?}"))),
+            Ok(None) => interrupt::check(),
+        };
+        if let Err(error) = over {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
         }
+        thread::sleep(PAUSE);
     }
 }
 

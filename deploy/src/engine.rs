@@ -5,14 +5,20 @@ use std::path::PathBuf;
 use crate::{colour::Colour, error::Result};
 
 pub trait Engine {
+    /// As in `ENGINE=`.
+    fn name(&self) -> &'static str;
+    /// The addresses of this machine that a colour takes as it starts.
+    fn binds(&self, colour: Colour) -> Vec<String>;
+    /// Whether something is there that a colour ran before, and could run again.
+    fn can_start(&self, colour: Colour) -> bool;
     /// Whether the engine itself is up.
     fn running(&self) -> bool;
     /// Ends what an engine that broke down has left behind; returns how many processes.
     fn stop_leftovers(&self) -> Result<usize>;
     /// Brings the engine itself and Traefik's surroundings up; harmless when they are.
     fn prepare(&self) -> Result<()>;
-    /// Builds what a colour runs.
-    fn build(&self, colour: Colour) -> Result<()>;
+    /// Builds what a colour runs; returns the revision that it will report, where that is known.
+    fn build(&self, colour: Colour) -> Result<Option<String>>;
     /// Starts a colour with what was built last and the settings of now. One that runs is stopped
     /// first, since it may be something older.
     fn start(&self, colour: Colour) -> Result<()>;

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::colour::Colour;
+use crate::{colour::Colour, lock::Holder};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -49,15 +49,54 @@ pub enum Error {
         step: &'static str,
         reason: String,
     },
+    #[error("{what} is {status}, says Traefik, so it leads nowhere; ./just logs says why")]
+    Meaningless { what: String, status: String },
+    #[error("{colour} runs version {found:?}, and {meant:?} was meant")]
+    OtherVersion {
+        colour: Colour,
+        found: String,
+        meant: String,
+    },
+    #[error("{colour} did not hold out: {reason}")]
+    Bake { colour: Colour, reason: String },
+    #[error("somebody asked to stop")]
+    Interrupted,
+    #[error(
+        "{} of {} has been at it since {} (process {} on {}); wait, or look: ./just status",
+        .0.verb, .0.user, .0.since.format("%H:%M:%S"), .0.process, .0.host
+    )]
+    Locked(Box<Holder>),
+    #[error("the lock was taken over by somebody else; look at ./just status before going on")]
+    LockLost,
+    #[error("before a flip can begin:\n{0}")]
+    Preflight(String),
+    #[error("there is nothing to go back to: {0} was never started here; use ./just flip")]
+    NothingBefore(Colour),
+    #[error("{path:?}: {source}; the history lacks this line: {line}")]
+    History {
+        path: PathBuf,
+        source: io::Error,
+        line: String,
+    },
     #[error("the flip to {to} failed: {source}\n{from} goes on serving")]
-    Flip {
+    Refused {
         from: Colour,
         to: Colour,
         source: Box<Error>,
     },
     #[error(
-        "{to} is live, but {from} does not stop: {source}; \
-         look at ./just status"
+        "the flip to {to} failed: {source}\n{from} serves again; the front door did not lead to it \
+         for {} ms", .away.as_millis()
+    )]
+    TakenBack {
+        from: Colour,
+        to: Colour,
+        source: Box<Error>,
+        away: Duration,
+    },
+    #[error(
+        "{to} is live, but {from} has not gone: {source}; \
+         ./just up finishes that, ./just rollback goes back"
     )]
     OldStays {
         from: Colour,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use ureq::{Agent, Body, http::Response};
 
 use crate::error::{Error, Result};
@@ -22,10 +23,7 @@ pub fn agent() -> Agent {
 /// # Errors
 /// There is none.
 pub fn get(agent: &Agent, url: &str) -> Result<Response<Body>> {
-    agent.get(url).call().map_err(|error| Error::Http {
-        url: url.to_owned(),
-        answer: error.to_string(),
-    })
+    agent.get(url).call().map_err(unanswered(url))
 }
 
 /// Gets the body of a 200.
@@ -33,7 +31,40 @@ pub fn get(agent: &Agent, url: &str) -> Result<Response<Body>> {
 /// # Errors
 /// Any other answer.
 pub fn get_ok(url: &str) -> Result<String> {
-    let mut response = get(&agent(), url)?;
+    expect_ok(url, get(&agent(), url)?)
+}
+
+/// Gets a value out of the body of a 200.
+///
+/// # Errors
+/// Any other answer.
+pub fn get_json<T: DeserializeOwned>(url: &str) -> Result<T> {
+    serde_json::from_str(&get_ok(url)?).map_err(unanswered(url))
+}
+
+/// # Errors
+/// Any answer but success.
+pub fn post(url: &str) -> Result<String> {
+    let answer = agent().post(url).send_empty();
+    expect_ok(url, answer.map_err(unanswered(url))?)
+}
+
+/// # Errors
+/// Any answer but success.
+pub fn delete(url: &str) -> Result<String> {
+    let answer = agent().delete(url).call();
+    expect_ok(url, answer.map_err(unanswered(url))?)
+}
+
+fn unanswered<E: std::fmt::Display>(url: &str) -> impl FnOnce(E) -> Error + use<E> {
+    let url = url.to_owned();
+    |error| Error::Http {
+        url,
+        answer: error.to_string(),
+    }
+}
+
+fn expect_ok(url: &str, mut response: Response<Body>) -> Result<String> {
     let status = response.status();
     let body = response.body_mut().read_to_string().unwrap_or_default();
     if status.is_success() {

@@ -1,16 +1,23 @@
 //! The small program behind the recipes.
 
+mod bake;
 mod colour;
 mod command;
+mod deploy;
 mod engine;
 mod error;
 mod flip;
+mod history;
 mod http;
+mod interrupt;
 mod leftovers;
+mod lock;
 mod logs;
 mod native;
 mod ports;
+mod preflight;
 mod router;
+mod scrape;
 mod smoke;
 mod stack;
 mod supervisor;
@@ -19,9 +26,10 @@ mod traefik;
 mod verbs;
 mod wait;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
+use colour::Colour;
 
 /// Runs Tally on this machine.
 #[derive(Parser)]
@@ -38,7 +46,35 @@ enum Verb {
     /// Build, start, and wait until a client gets through
     Up,
     /// Move the traffic to the other colour
-    Flip,
+    Flip {
+        /// Watch the new colour for this long, with the old one still there to go back to
+        #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+        bake: Duration,
+        /// Sockets a second that are sent away from the old colour
+        #[arg(long, default_value_t = verbs::DRAIN_RATE, value_parser = rate())]
+        drain_rate: u32,
+        /// Keep the old colour running for this long, for a rollback in no time
+        #[arg(long, value_parser = humantime::parse_duration)]
+        keep_warm: Option<Duration>,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Go back to the colour that was live before, also in the middle of a flip
+    Rollback {
+        /// Sockets a second that are sent away from the colour that was live
+        #[arg(long, default_value_t = verbs::DRAIN_RATE, value_parser = rate())]
+        drain_rate: u32,
+    },
+    /// Show the last flips and rollbacks
+    History {
+        /// How many
+        #[arg(default_value_t = 20)]
+        count: usize,
+    },
+    /// Stop a colour once the time it is kept warm for is up
+    #[command(hide = true)]
+    Retire { colour: Colour },
     /// Say what runs where; changes nothing
     Status,
     /// Show the last lines of all logs
@@ -54,6 +90,11 @@ enum Verb {
     Down,
 }
 
+/// What the server takes.
+fn rate() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=1_000_000)
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let root = match arguments.root.canonicalize() {
@@ -65,7 +106,23 @@ fn main() -> ExitCode {
     };
     let outcome = match arguments.verb {
         Verb::Up => verbs::up(&root),
-        Verb::Flip => verbs::flip(&root),
+        Verb::Flip {
+            bake,
+            drain_rate,
+            keep_warm,
+            dry_run,
+        } => verbs::flip(
+            &root,
+            verbs::FlipOptions {
+                bake,
+                drain_rate,
+                keep_warm,
+                dry_run,
+            },
+        ),
+        Verb::Rollback { drain_rate } => verbs::rollback(&root, drain_rate),
+        Verb::History { count } => verbs::history(&root, count),
+        Verb::Retire { colour } => verbs::retire(&root, colour),
         Verb::Status => verbs::status(&root),
         Verb::Logs { lines, follow } => verbs::logs(&root, lines, follow),
         Verb::Down => verbs::down(&root),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A cold release build with link-time optimisation takes minutes, on a small machine many.
-const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
+pub const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
 
 const GIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -55,6 +55,7 @@ impl Native {
         let traefik = text
             .replace("@FRONT_DOOR@", &self.stack.ports.front_door.to_string())
             .replace("@INTERNAL@", &self.stack.ports.internal.to_string())
+            .replace("@PREVIEW@", &self.stack.ports.preview.to_string())
             .replace("@DYNAMIC@", &self.stack.dynamic().to_string_lossy());
         let path = self.stack.run().join("traefik.yml");
         fs::write(&path, traefik).map_err(Error::file(path))?;
@@ -110,13 +111,13 @@ impl Native {
         command::run(&mut git, GIT_TIMEOUT).unwrap_or_else(|_| "unknown".into())
     }
 
-    fn build_release(&self) -> Result<PathBuf> {
+    fn build_release(&self, revision: &str) -> Result<PathBuf> {
         let mut cargo = Command::new("cargo");
         cargo
             .args(["build", "--release", "--locked", "--package"])
             .arg("tally-server")
             .current_dir(self.stack.root())
-            .env("TALLY_REVISION", self.revision());
+            .env("TALLY_REVISION", revision);
         command::watch(&mut cargo, BUILD_TIMEOUT)?;
         let target = env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| self.stack.root().join("target"), PathBuf::from);
@@ -133,6 +134,18 @@ fn settings(
 }
 
 impl Engine for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn binds(&self, colour: Colour) -> Vec<String> {
+        vec![self.stack.public(colour), self.stack.operator(colour)]
+    }
+
+    fn can_start(&self, colour: Colour) -> bool {
+        self.stack.binary(colour).exists()
+    }
+
     fn running(&self) -> bool {
         self.supervisor().running()
     }
@@ -149,15 +162,19 @@ impl Engine for Native {
 
     /// A colour runs its own copy, so that a build never changes what is running.
     /// `TALLY_SERVER` names a binary to run instead of building one.
-    fn build(&self, colour: Colour) -> Result<()> {
-        let built = match env::var_os("TALLY_SERVER") {
-            Some(binary) => PathBuf::from(binary),
-            None => self.build_release()?,
+    fn build(&self, colour: Colour) -> Result<Option<String>> {
+        let (built, revision) = match env::var_os("TALLY_SERVER") {
+            Some(binary) => (PathBuf::from(binary), None),
+            None => {
+                let revision = self.revision();
+                (self.build_release(&revision)?, Some(revision))
+            }
         };
         let staged = self.stack.run().join("tally-server.staged");
         fs::copy(&built, &staged).map_err(Error::file(&built))?;
         let binary = self.stack.binary(colour);
-        fs::rename(&staged, &binary).map_err(Error::file(binary))
+        fs::rename(&staged, &binary).map_err(Error::file(binary))?;
+        Ok(revision)
     }
 
     fn start(&self, colour: Colour) -> Result<()> {

@@ -23,6 +23,8 @@ pub struct Ports {
     pub front_door: u16,
     /// Traefik's API, ping and metrics.
     pub internal: u16,
+    /// Traefik's way to the idle colour.
+    pub preview: u16,
     pub blue: u16,
     pub blue_operator: u16,
     pub green: u16,
@@ -41,6 +43,7 @@ impl Ports {
         Ok(Self {
             front_door: port(&door),
             internal: picker.pick(before.map(|ports| ports.internal))?,
+            preview: picker.pick(before.map(|ports| ports.preview))?,
             blue: picker.pick(before.map(|ports| ports.blue))?,
             blue_operator: picker.pick(before.map(|ports| ports.blue_operator))?,
             green: picker.pick(before.map(|ports| ports.green))?,

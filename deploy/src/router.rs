@@ -1,4 +1,4 @@
-//! The one router file: which colour is live.
+//! The one router file: which colour is live, and which one the preview door leads to.
 
 use std::{
     fs,
@@ -42,6 +42,9 @@ impl Router {
     /// # Errors
     /// The file cannot be written; the old one is then still in place.
     pub fn point_to(&self, colour: Colour) -> Result<()> {
+        if fs::read_to_string(&self.file).is_ok_and(|text| text == render(colour)) {
+            return Ok(());
+        }
         fs::create_dir_all(&self.staging).map_err(Error::file(&self.staging))?;
         let staged = self.staging.join("router.yml");
         let write = || {
@@ -58,8 +61,10 @@ fn render(colour: Colour) -> String {
     format!(
         "# Written by the deploy program: {colour} is live. Change it with ./just flip.\n\
          http:\n  routers:\n    {ROUTER}:\n      entryPoints: [web]\n      \
-         rule: PathPrefix(`/`)\n      service: {}\n",
-        colour.service()
+         rule: PathPrefix(`/`)\n      service: {}\n    preview:\n      \
+         entryPoints: [preview]\n      rule: PathPrefix(`/`)\n      service: {}\n",
+        colour.service(),
+        colour.other().service(),
     )
 }
 

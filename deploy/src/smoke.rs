@@ -25,6 +25,9 @@ use tungstenite::{
 use crate::{
     colour::Colour,
     error::{Error, Result},
+    http,
+    scrape::Samples,
+    stack::Stack,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -177,6 +180,43 @@ pub fn talk(address: &str, colour: Colour) -> Result<()> {
     conversation(address, colour, &mut step).map_err(|reason| Error::Smoke {
         address: address.to_owned(),
         step,
+        reason,
+    })
+}
+
+/// What the operator's side of a colour shows.
+///
+/// # Errors
+/// It is not alive, or its metrics do not know the conversations that it just had.
+pub fn health(stack: &Stack, colour: Colour) -> Result<()> {
+    let operator = stack.operator(colour);
+    http::get_ok(&format!("http://{operator}/healthz"))?;
+    let samples = Samples::of(stack, colour)?;
+    if samples.sum("tally_messages_total") > 0.0 && samples.sum("tally_build_info") == 1.0 {
+        Ok(())
+    } else {
+        Err(Error::Smoke {
+            address: operator,
+            step: "the metrics",
+            reason: "tally_messages_total or tally_build_info is missing".into(),
+        })
+    }
+}
+
+/// A short conversation, such as a client's first: a count and a goodbye.
+///
+/// # Errors
+/// The first step that went wrong, and how.
+pub fn greet(address: &str, colour: Colour) -> Result<()> {
+    let greeting = || {
+        let mut talk = Talk::open(address, None)?;
+        expect(colour.name(), talk.header("x-colour"))?;
+        expect("{\"count\":1}", &talk.ask("one")?)?;
+        expect("{\"bye\":true,\"total\":1}", &talk.bye()?)
+    };
+    greeting().map_err(|reason| Error::Smoke {
+        address: address.to_owned(),
+        step: "the greeting",
         reason,
     })
 }

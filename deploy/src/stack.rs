@@ -97,6 +97,24 @@ impl Stack {
         self.root.join(".tools")
     }
 
+    pub fn lock(&self) -> PathBuf {
+        Self::lock_of(&self.root)
+    }
+
+    /// The lock is there before the stack is.
+    pub fn lock_of(root: &Path) -> PathBuf {
+        root.join(".tally").join("lock")
+    }
+
+    pub fn history(&self) -> PathBuf {
+        self.run().join("history.jsonl")
+    }
+
+    /// Tells until when an idle colour is kept for a rollback.
+    pub fn warm(&self, colour: Colour) -> PathBuf {
+        self.run().join(format!("{colour}.warm"))
+    }
+
     /// The folder that Traefik watches.
     pub fn dynamic(&self) -> PathBuf {
         self.root.join("traefik").join("dynamic")
@@ -132,6 +150,10 @@ impl Stack {
         format!("127.0.0.1:{}", self.operator_port(colour))
     }
 
+    pub fn preview(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.preview)
+    }
+
     pub fn internal(&self) -> String {
         format!("127.0.0.1:{}", self.ports.internal)
     }
@@ -152,6 +174,7 @@ mod tests {
         let ports = Ports {
             front_door: 1,
             internal: 2,
+            preview: 7,
             blue: 3,
             blue_operator: 4,
             green: 5,

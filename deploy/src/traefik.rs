@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     http,
     router::ROUTER,
-    smoke,
+    scrape, smoke,
     stack::Stack,
     wait,
 };
@@ -29,32 +29,57 @@ struct RouterState {
     status: String,
 }
 
+#[derive(Deserialize)]
+struct ServiceState {
+    status: String,
+}
+
 /// The colour that Traefik's own API names as live.
 ///
 /// # Errors
 /// Traefik does not answer, or has no working router.
 pub fn live(stack: &Stack) -> Result<Colour> {
     let url = format!("http://{}/api/http/routers/{ROUTER}@file", stack.internal());
-    let body = http::get_ok(&url)?;
-    let refuse = |answer: String| Error::Http {
-        url: url.clone(),
-        answer,
-    };
-    let state: RouterState =
-        serde_json::from_str(&body).map_err(|error| refuse(error.to_string()))?;
+    let state: RouterState = http::get_json(&url)?;
     if state.status != "enabled" {
-        return Err(refuse(format!("that the router is {}", state.status)));
+        return Err(Error::Meaningless {
+            what: format!("the router to {}", state.service),
+            status: state.status,
+        });
     }
     let name = state.service.trim_start_matches("tally-");
-    name.parse()
-        .map_err(|()| refuse(format!("that the service is {}", state.service)))
+    name.parse().map_err(|_: String| Error::Http {
+        url,
+        answer: format!("that the service is {}", state.service),
+    })
+}
+
+/// Whether Traefik could lead to a colour.
+///
+/// # Errors
+/// It does not answer, or knows of no such service.
+pub fn service(stack: &Stack, colour: Colour) -> Result<()> {
+    let internal = stack.internal();
+    let url = format!(
+        "http://{internal}/api/http/services/{}@file",
+        colour.service()
+    );
+    let state: ServiceState = http::get_json(&url)?;
+    if state.status == "enabled" {
+        Ok(())
+    } else {
+        Err(Error::Meaningless {
+            what: colour.service(),
+            status: state.status,
+        })
+    }
 }
 
 /// Waits until Traefik has taken the router over, and then until what comes through the front
 /// door comes from this colour: plain answers, and a conversation.
 ///
 /// # Errors
-/// It did not in time.
+/// It did not in time, or Traefik can make nothing of the router.
 pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
     wait::until(
         &format!("Traefik's switch to {colour}"),
@@ -85,7 +110,11 @@ fn answered_by(colour: &str) -> Error {
     }
 }
 
-fn probe(stack: &Stack, agent: &ureq::Agent, colour: Colour) -> Result<()> {
+/// Asks once through the front door.
+///
+/// # Errors
+/// Nobody answers, or another colour.
+pub fn probe(stack: &Stack, agent: &ureq::Agent, colour: Colour) -> Result<()> {
     let response = http::get(agent, &format!("http://{}/readyz", stack.front_door()))?;
     let found = response.headers().get("x-colour");
     let found = found
@@ -104,14 +133,14 @@ fn probe(stack: &Stack, agent: &ureq::Agent, colour: Colour) -> Result<()> {
 /// # Errors
 /// They go on.
 pub fn settle(stack: &Stack, colour: Colour) -> Result<()> {
-    let mut seen = handshakes(stack, colour)?;
+    let mut seen = scrape::handshakes(stack, colour)?;
     let mut still = 0;
     wait::until(
         &format!("the end of handshakes on {colour}"),
         SWITCH_TIMEOUT,
         || {
             thread::sleep(STILL_INTERVAL);
-            let now = handshakes(stack, colour)?;
+            let now = scrape::handshakes(stack, colour)?;
             still = if now == seen { still + 1 } else { 0 };
             seen = now;
             if still >= STILL_TIMES {
@@ -121,13 +150,4 @@ pub fn settle(stack: &Stack, colour: Colour) -> Result<()> {
             }
         },
     )
-}
-
-fn handshakes(stack: &Stack, colour: Colour) -> Result<f64> {
-    let metrics = http::get_ok(&format!("http://{}/metrics", stack.operator(colour)))?;
-    Ok(metrics
-        .lines()
-        .filter(|line| line.starts_with("tally_handshakes_total{"))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum())
 }

@@ -5,14 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    interrupt,
+};
 
-const PAUSE: Duration = Duration::from_millis(20);
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// Tries until it succeeds.
 ///
 /// # Errors
-/// `what` did not come true in time; the last reason is kept.
+/// `what` did not come true in time (the last reason is kept), or somebody asked to stop.
 pub fn until<T>(
     what: &str,
     timeout: Duration,
@@ -20,8 +23,11 @@ pub fn until<T>(
 ) -> Result<T> {
     let began = Instant::now();
     loop {
+        interrupt::check()?;
         match attempt() {
             Ok(value) => return Ok(value),
+            // Waiting does not help against these.
+            Err(error @ (Error::Interrupted | Error::Meaningless { .. })) => return Err(error),
             Err(last) if began.elapsed() >= timeout => {
                 return Err(Error::Timeout {
                     what: what.to_owned(),

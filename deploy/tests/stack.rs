@@ -64,21 +64,25 @@ impl Clone {
     }
 
     fn run(&self, verb: &str, server: &Path) -> Output {
-        self.run_at(self.port, verb, server)
+        self.command(self.port, verb, server).output().unwrap()
     }
 
-    fn run_at(&self, port: u16, verb: &str, server: &Path) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_tally-deploy"))
+    /// A verb with its options. A flip bakes no longer than it must, unless it says so.
+    fn command(&self, port: u16, verb: &str, server: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tally-deploy"));
+        command
             .arg("--root")
             .arg(self.root.path())
-            .arg(verb)
+            .args(verb.split_whitespace())
             .env("TALLY_PORT", port.to_string())
             // No beat falls into the conversations of these tests, however long they take.
             .env("TALLY_HEARTBEAT", "1h")
             .env("TALLY_SERVER", server)
-            .env_remove("ENGINE")
-            .output()
-            .unwrap()
+            .env_remove("ENGINE");
+        if verb.starts_with("flip") && !verb.contains("--bake") {
+            command.args(["--bake", "0s"]);
+        }
+        command
     }
 
     fn succeeds(&self, verb: &str) -> String {
@@ -204,7 +208,8 @@ fn up_flip_and_down() {
     assert!(up.contains("live        blue"), "{up}");
     assert_eq!(clone.colour(), "blue");
     clone.succeeds("up");
-    let elsewhere = clone.run_at(clone.port - 1, "up", server());
+    let elsewhere = clone.command(clone.port - 1, "up", server());
+    let elsewhere = { elsewhere }.output().unwrap();
     assert!(
         told(&elsewhere).contains("./just down"),
         "{}",

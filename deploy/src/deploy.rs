@@ -1,0 +1,356 @@
+//! The steps of a flip, done for real: an engine, a Traefik, a lock, and what is told of it.
+#![expect(
+    clippy::print_stdout,
+    reason = "what a deploy prints is what a person follows it by"
+)]
+
+use std::{
+    env, fs,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+
+use crate::{
+    bake,
+    colour::Colour,
+    engine::Engine,
+    error::{Error, Result},
+    flip::{self, Plan, Source, Step, Steps},
+    history::{self, Entry, Outcome, Timing},
+    interrupt,
+    lock::{self, Lock},
+    native,
+    router::Router,
+    scrape::{self, SAMPLE_INTERVAL, Version},
+    smoke,
+    stack::Stack,
+    traefik, wait,
+};
+
+/// The hard promise is 3 s; a machine that is busy building may take longer to get there.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Beside the time that the rate asks for: peers may be slow to answer a goodbye.
+const DRAIN_SLACK: Duration = Duration::from_secs(10);
+
+pub fn progress(what: &str, since: Instant) {
+    println!("==> {what} ({:.2} s)", since.elapsed().as_secs_f32());
+}
+
+/// Flips, and writes down how it went.
+///
+/// # Errors
+/// Why it did not; the history says so too.
+pub fn run(
+    verb: &str,
+    plan: &Plan,
+    stack: &Stack,
+    engine: &dyn Engine,
+    lock: &mut Lock,
+) -> Result<()> {
+    let began = Instant::now();
+    let at = Utc::now();
+    let mut deploy = Deploy {
+        plan,
+        stack,
+        engine,
+        lock,
+        router: Router::new(&stack.dynamic()),
+        meant: None,
+        written: None,
+        told: Told::default(),
+    };
+    let from_version = version(stack, plan.from);
+    let outcome = flip::flip(plan, &mut deploy);
+    let told = deploy.told;
+    let entry = Entry {
+        at,
+        verb: verb.to_owned(),
+        who: lock::user(),
+        host: lock::host(),
+        engine: engine.name().to_owned(),
+        from: plan.from,
+        to: plan.to,
+        from_version,
+        to_version: told.version,
+        outcome: judge(&outcome),
+        reason: outcome
+            .as_ref()
+            .err()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        total_ms: millis(began.elapsed()),
+        switch_ms: told.switch_ms,
+        steps: told.steps,
+        drained: told.drained,
+        handshakes_per_second_max: told.handshakes_per_second_max,
+    };
+    // What is live is live, written down or not.
+    if let Err(error) = history::append(&stack.history(), &entry) {
+        println!("==> not written down: {error}");
+    }
+    if outcome.is_ok() {
+        progress(&format!("{} is live", plan.to), began);
+    }
+    outcome
+}
+
+fn judge(outcome: &Result<()>) -> Outcome {
+    match outcome {
+        Ok(()) => Outcome::Done,
+        Err(Error::Refused { .. }) => Outcome::Refused,
+        Err(Error::TakenBack { .. }) => Outcome::TakenBack,
+        Err(Error::OldStays { .. }) => Outcome::Unfinished,
+        Err(_) => Outcome::Stuck,
+    }
+}
+
+fn version(stack: &Stack, colour: Colour) -> String {
+    Version::of(stack, colour).map_or_else(|_| String::new(), |version| version.told())
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+/// What the history will tell.
+#[derive(Default)]
+struct Told {
+    version: String,
+    switch_ms: Option<u64>,
+    steps: Vec<Timing>,
+    drained: u64,
+    handshakes_per_second_max: u64,
+}
+
+struct Deploy<'a> {
+    plan: &'a Plan,
+    stack: &'a Stack,
+    engine: &'a dyn Engine,
+    lock: &'a mut Lock,
+    router: Router,
+    /// The revision that was built.
+    meant: Option<String>,
+    /// When the router's file was written last.
+    written: Option<Instant>,
+    told: Told,
+}
+
+impl Deploy<'_> {
+    /// Sees to it that nothing of the colour runs that this flip did not start.
+    fn clear(&mut self, colour: Colour) -> Result<()> {
+        forget_warm(self.stack, colour);
+        if self.engine.runs(colour) {
+            let plan = *self.plan;
+            self.drain(colour, &plan)?;
+            self.engine.stop(colour)?;
+        }
+        Ok(())
+    }
+
+    /// One that is shutting down for good already has to be started again.
+    fn wake(&self, colour: Colour) -> Result<()> {
+        forget_warm(self.stack, colour);
+        scrape::take_drain_back(self.stack, colour).or_else(|_| self.engine.start(colour))
+    }
+
+    /// Until nobody is left, or time is up. SIGTERM ends what is.
+    fn watch_drain(&mut self, colour: Colour, deadline: Duration) -> Result<u64> {
+        let other = colour.other();
+        let began = Instant::now();
+        let mut handshakes = scrape::handshakes(self.stack, other).unwrap_or_default();
+        loop {
+            let left = scrape::drain_state(self.stack, colour)?.connections;
+            if left == 0 || began.elapsed() >= deadline {
+                return Ok(left);
+            }
+            interrupt::check()?;
+            self.lock.keep(Duration::ZERO)?;
+            let since = Instant::now();
+            thread::sleep(SAMPLE_INTERVAL);
+            if let Ok(now) = scrape::handshakes(self.stack, other) {
+                let rate = (now - handshakes).max(0.0) / since.elapsed().as_secs_f64();
+                let peak = &mut self.told.handshakes_per_second_max;
+                *peak = (*peak).max(rate as u64);
+                handshakes = now;
+            }
+        }
+    }
+}
+
+impl Steps for Deploy<'_> {
+    fn enter(&mut self, step: Step) -> Result<()> {
+        interrupt::check()?;
+        self.lock.keep(match step {
+            Step::Build => native::BUILD_TIMEOUT,
+            Step::Bake => self.plan.bake,
+            _ => Duration::ZERO,
+        })
+    }
+
+    fn build(&mut self, plan: &Plan) -> Result<()> {
+        if plan.source == Source::Build {
+            self.meant = self.engine.build(plan.to)?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, plan: &Plan) -> Result<()> {
+        if plan.source == Source::Warm {
+            return self.wake(plan.to);
+        }
+        self.clear(plan.to)?;
+        self.engine.start(plan.to)
+    }
+
+    fn wait_ready(&mut self, colour: Colour) -> Result<()> {
+        let what = format!("{colour} being ready");
+        wait::until(&what, READY_TIMEOUT, || scrape::ready(self.stack, colour))?;
+        let found = Version::of(self.stack, colour)?;
+        self.told.version = found.told();
+        let differs = |meant: &String| *meant != found.revision;
+        if let Some(meant) = self.meant.clone().filter(differs) {
+            let found = found.revision;
+            return Err(Error::OtherVersion {
+                colour,
+                found,
+                meant,
+            });
+        }
+        Ok(())
+    }
+
+    fn smoke(&mut self, colour: Colour) -> Result<()> {
+        traefik::service(self.stack, colour)?;
+        smoke::talk(&self.stack.preview(), colour)?;
+        smoke::health(self.stack, colour)
+    }
+
+    fn switch(&mut self, to: Colour) -> Result<()> {
+        self.written = Some(Instant::now());
+        self.router.point_to(to)
+    }
+
+    fn confirm(&mut self, colour: Colour) -> Result<()> {
+        traefik::confirm(self.stack, colour)?;
+        if let Some(written) = self.written.filter(|_| colour == self.plan.to) {
+            self.told.switch_ms = Some(millis(written.elapsed()));
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, old: Colour) -> Result<()> {
+        traefik::settle(self.stack, old)
+    }
+
+    fn bake(&mut self, plan: &Plan) -> Result<()> {
+        bake::bake(self.stack, plan.to, plan.bake)
+    }
+
+    /// A colour that cannot be drained, since it has crashed or is too old for that, is for
+    /// SIGTERM.
+    fn drain(&mut self, colour: Colour, plan: &Plan) -> Result<()> {
+        let began = Instant::now();
+        let begin = || {
+            let before = scrape::drain_state(self.stack, colour)?.connections;
+            scrape::begin_drain(self.stack, colour, plan.drain_rate).map(|()| before)
+        };
+        let before = match begin() {
+            Ok(before) => before,
+            Err(error) => {
+                progress(&format!("{colour} cannot be drained: {error}"), began);
+                return Ok(());
+            }
+        };
+        let rate = f64::from(plan.drain_rate.max(1));
+        let deadline = Duration::from_secs_f64(before as f64 / rate) + DRAIN_SLACK;
+        let left = self.watch_drain(colour, deadline)?;
+        self.told.drained += before.saturating_sub(left);
+        if left > 0 {
+            let what = format!("{left} sockets of {colour} are left to SIGTERM");
+            progress(&what, began);
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self, plan: &Plan) -> Result<()> {
+        match plan.keep_warm {
+            None => self.engine.stop(plan.from),
+            Some(time) => keep_warm(self.stack, plan.from, time),
+        }
+    }
+
+    fn stop(&mut self, colour: Colour) -> Result<()> {
+        self.engine.stop(colour)
+    }
+
+    fn report(&mut self, step: Step, what: &str, since: Instant) {
+        progress(what, since);
+        self.told.steps.push(Timing {
+            step: step.to_string(),
+            ms: millis(since.elapsed()),
+        });
+    }
+}
+
+/// Leaves a drained colour running, with a process of its own that will stop it.
+fn keep_warm(stack: &Stack, colour: Colour, time: Duration) -> Result<()> {
+    let until = (Utc::now() + time).to_rfc3339();
+    let path = stack.warm(colour);
+    fs::write(&path, until).map_err(Error::file(path))?;
+    let program = env::current_exe().map_err(Error::file("this program"))?;
+    let mut retire = Command::new(&program);
+    retire
+        .arg("--root")
+        .arg(stack.root())
+        .args(["retire", colour.name()])
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    retire.spawn().map(drop).map_err(Error::file(program))
+}
+
+/// Until when a colour is kept for a rollback, as it was written.
+pub fn warm_until(stack: &Stack, colour: Colour) -> Option<String> {
+    fs::read_to_string(stack.warm(colour)).ok()
+}
+
+pub fn forget_warm(stack: &Stack, colour: Colour) {
+    // It may not be there, and then there is nothing to forget.
+    let _ = fs::remove_file(stack.warm(colour));
+}
+
+/// Ends what a flip left running that somebody or something ended: the sockets are sent away at
+/// the usual rate, and the colour stops.
+///
+/// # Errors
+/// It does not stop.
+pub fn finish(stack: &Stack, engine: &dyn Engine, lock: &mut Lock, plan: &Plan) -> Result<()> {
+    let idle = plan.from;
+    if !engine.runs(idle) || warm_until(stack, idle).is_some() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let mut deploy = Deploy {
+        plan,
+        stack,
+        engine,
+        lock,
+        router: Router::new(&stack.dynamic()),
+        meant: None,
+        written: None,
+        told: Told::default(),
+    };
+    deploy.drain(idle, plan)?;
+    deploy.engine.stop(idle)?;
+    progress(
+        &format!("{idle}, which an earlier flip left, is stopped"),
+        began,
+    );
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! What happened: one line of JSON a deploy, appended and never changed.
+
+use std::{
+    fs::{File, OpenOptions, read_to_string},
+    io::{Read, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    colour::Colour,
+    error::{Error, Result},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The new colour is live.
+    Done,
+    /// The new colour is live, and the old one was left with its sockets.
+    Unfinished,
+    /// The old colour is live: the new one never was.
+    Refused,
+    /// The old colour is live: the new one was, for a while.
+    TakenBack,
+    /// Nobody knows; `./just status` asks.
+    Stuck,
+}
+
+impl Outcome {
+    fn told(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Unfinished => "unfinished",
+            Self::Refused => "refused",
+            Self::TakenBack => "taken back",
+            Self::Stuck => "stuck",
+        }
+    }
+}
+
+/// How long a step took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    pub step: String,
+    pub ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub at: DateTime<Utc>,
+    pub verb: String,
+    pub who: String,
+    pub host: String,
+    pub engine: String,
+    pub from: Colour,
+    pub to: Colour,
+    /// Version and revision, `0.1.0 (abc)`; empty where a colour could not be asked.
+    pub from_version: String,
+    pub to_version: String,
+    pub outcome: Outcome,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    pub total_ms: u64,
+    /// From the write of the router's file to the last probe that the new colour answered.
+    pub switch_ms: Option<u64>,
+    pub steps: Vec<Timing>,
+    /// Sockets that the drain sent away.
+    pub drained: u64,
+    /// The most handshakes a second that the new colour had meanwhile.
+    pub handshakes_per_second_max: u64,
+}
+
+/// Appends an entry.
+///
+/// # Errors
+/// It cannot be written; the entry is in the error, so that nothing is lost.
+pub fn append(path: &Path, entry: &Entry) -> Result<()> {
+    let line = serde_json::to_string(entry).expect("plain fields serialise") + "\n";
+    write(path, &line).map_err(|source| Error::History {
+        path: path.to_owned(),
+        source,
+        line: line.trim_end().to_owned(),
+    })
+}
+
+fn write(path: &Path, line: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .append(true)
+        .open(path)?;
+    // Somebody may have been ended in the middle of a line.
+    let line = if ends_a_line(&mut file)? {
+        line.to_owned()
+    } else {
+        format!("\n{line}")
+    };
+    file.write_all(line.as_bytes())?;
+    file.sync_data()
+}
+
+fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+/// The last entries, oldest first. Lines that cannot be read are left out.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn last(path: &Path, count: usize) -> Result<Vec<Entry>> {
+    let text = match read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(Error::file(path))?,
+    };
+    let lines = text.lines().filter(|line| !line.is_empty());
+    let entries: Vec<Entry> = lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    Ok(entries[entries.len().saturating_sub(count)..].to_vec())
+}
+
+/// A table for a person.
+pub fn table(entries: &[Entry]) -> String {
+    let mut text = format!(
+        "{:<20} {:<9} {:<14} {:<11} {:>8} {:>9} {:>7}  {:<12} {}\n",
+        "when", "verb", "from, to", "outcome", "total", "switch", "drained", "who", "version"
+    );
+    for entry in entries {
+        let switch = entry
+            .switch_ms
+            .map_or("-".into(), |switch| format!("{switch} ms"));
+        text += &format!(
+            "{:<20} {:<9} {:<14} {:<11} {:>8} {switch:>9} {:>7}  {:<12} {}\n",
+            entry.at.format("%Y-%m-%d %H:%M:%S"),
+            entry.verb,
+            format!("{}, {}", entry.from, entry.to),
+            entry.outcome.told(),
+            format!("{:.1} s", entry.total_ms as f64 / 1000.0),
+            entry.drained,
+            entry.who,
+            entry.to_version,
+        );
+        if !entry.reason.is_empty() {
+            text += &format!("{:21}{}\n", "", entry.reason.replace('\n', "; "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(verb: &str) -> Entry {
+        Entry {
+            at: Utc::now(),
+            verb: verb.into(),
+            who: "somebody".into(),
+            host: "here".into(),
+            engine: "native".into(),
+            from: Colour::Blue,
+            to: Colour::Green,
+            from_version: "0.1.0 (a)".into(),
+            to_version: "0.1.0 (b)".into(),
+            outcome: Outcome::Done,
+            reason: String::new(),
+            total_ms: 1234,
+            switch_ms: Some(56),
+            steps: vec![],
+            drained: 7,
+            handshakes_per_second_max: 8,
+        }
+    }
+
+    #[test]
+    fn entries_are_appended_and_the_last_ones_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.jsonl");
+        assert_eq!(last(&path, 10).unwrap(), []);
+        let entries = ["a", "b", "c"].map(entry);
+        for entry in &entries {
+            append(&path, entry).unwrap();
+        }
+        assert_eq!(last(&path, 2).unwrap(), entries[1..]);
+        assert!(table(&entries).contains("56 ms"));
+    }
+
+    #[test]
+    fn after_half_a_line_a_new_one_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.jsonl");
+        std::fs::write(&path, "{\"at\":\"20").unwrap();
+        append(&path, &entry("flip")).unwrap();
+        assert_eq!(last(&path, 10).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_loses_no_entry() {
+        let error = append(Path::new("/dev/full"), &entry("flip")).unwrap_err();
+        assert!(error.to_string().contains("\"verb\":\"flip\""), "{error}");
+    }
+}

@@ -1,0 +1,125 @@
+//! What has to be true before a flip begins.
+
+use std::net::TcpListener;
+
+use rustix::{
+    fs::statvfs,
+    process::{Resource, getrlimit},
+};
+
+use crate::{
+    colour::Colour,
+    engine::Engine,
+    error::{Error, Result},
+    router::Router,
+    scrape::Samples,
+    stack::Stack,
+    traefik,
+};
+
+/// A build of the server, its log and a copy of it fit in there.
+const FREE_BYTES_MIN: u64 = 512 * 1024 * 1024;
+
+/// Open files that a colour needs beside its sockets, with some to spare.
+const FILES_BESIDE_SOCKETS: u64 = 1000;
+
+type Check<'a> = (
+    &'static str,
+    Box<dyn Fn() -> std::result::Result<String, String> + 'a>,
+);
+
+/// Every check with its name and what it found, the bad as well as the good.
+pub fn look(
+    stack: &Stack,
+    engine: &dyn Engine,
+    from: Colour,
+) -> Vec<(&'static str, std::result::Result<String, String>)> {
+    let to = from.other();
+    let checks: [Check; 5] = [
+        (
+            "the router's file",
+            Box::new(move || file_agrees(stack, from)),
+        ),
+        (
+            "Traefik's services",
+            Box::new(move || service_is_known(stack, to)),
+        ),
+        ("ports", Box::new(move || ports_are_free(engine, to))),
+        ("disk", Box::new(move || disk_has_room(stack))),
+        ("open files", Box::new(move || files_suffice(stack, from))),
+    ];
+    checks.map(|(name, check)| (name, check())).into()
+}
+
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn check(stack: &Stack, engine: &dyn Engine, from: Colour) -> Result<()> {
+    let wrong: Vec<String> = look(stack, engine, from)
+        .into_iter()
+        .filter_map(|(name, found)| Some(format!("  {name}: {}", found.err()?)))
+        .collect();
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Preflight(wrong.join("\n")))
+    }
+}
+
+/// They differ when Traefik could not read a file, and would not take the next change over either.
+fn file_agrees(stack: &Stack, live: Colour) -> std::result::Result<String, String> {
+    match Router::new(&stack.dynamic()).live() {
+        Some(colour) if colour == live => Ok(format!("it names {live}, as Traefik does")),
+        Some(colour) => Err(format!(
+            "it names {colour} while Traefik leads to {live}; repair the files in traefik/dynamic \
+             (./just logs says which), then run ./just up"
+        )),
+        None => Err("it names no colour; run ./just up".into()),
+    }
+}
+
+fn service_is_known(stack: &Stack, colour: Colour) -> std::result::Result<String, String> {
+    traefik::service(stack, colour)
+        .map(|()| format!("Traefik knows {colour}"))
+        .map_err(|error| format!("{error}; is traefik/dynamic/services.yml whole?"))
+}
+
+fn ports_are_free(engine: &dyn Engine, colour: Colour) -> std::result::Result<String, String> {
+    if engine.runs(colour) {
+        return Ok(format!("{colour} has them"));
+    }
+    for address in engine.binds(colour) {
+        TcpListener::bind(&address).map_err(|error| {
+            format!("{address} of {colour}: {error}; ./just down and ./just up pick new ones")
+        })?;
+    }
+    Ok(format!("those of {colour} are free"))
+}
+
+fn disk_has_room(stack: &Stack) -> std::result::Result<String, String> {
+    let folder = stack.run();
+    let free = statvfs(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
+    let free = free.f_bavail.saturating_mul(free.f_frsize);
+    let found = format!("{} MB free", free / 1024 / 1024);
+    if free < FREE_BYTES_MIN {
+        let needed = FREE_BYTES_MIN / 1024 / 1024;
+        Err(format!("{found} in {folder:?}, {needed} needed"))
+    } else {
+        Ok(found)
+    }
+}
+
+/// The sockets of the live colour have to find room on the other one.
+fn files_suffice(stack: &Stack, live: Colour) -> std::result::Result<String, String> {
+    let samples = Samples::of(stack, live).map_err(|error| error.to_string())?;
+    let sockets = samples.sum("tally_active_connections") as u64;
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let needed = sockets + FILES_BESIDE_SOCKETS;
+    if limit < needed {
+        Err(format!(
+            "a process may open {limit}, and {sockets} sockets need {needed}; raise the hard limit \
+             (ulimit -Hn)"
+        ))
+    } else {
+        Ok(format!("{limit} for {sockets} sockets"))
+    }
+}

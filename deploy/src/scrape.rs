@@ -1,0 +1,126 @@
+//! What a colour tells of itself on its operator's listener.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{colour::Colour, error::Result, http, stack::Stack};
+
+/// The samples of one look at `/metrics`, by name with labels.
+pub struct Samples(HashMap<String, f64>);
+
+impl Samples {
+    /// # Errors
+    /// The colour does not answer.
+    pub fn of(stack: &Stack, colour: Colour) -> Result<Self> {
+        let text = http::get_ok(&format!("http://{}/metrics", stack.operator(colour)))?;
+        Ok(Self::parse(&text))
+    }
+
+    fn parse(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let samples = samples.filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Self(samples.collect())
+    }
+
+    /// The sum over all labels; 0 for what is not there.
+    pub fn sum(&self, metric: &str) -> f64 {
+        let of_metric = |name: &str| {
+            name.strip_prefix(metric)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+        };
+        let samples = self.0.iter().filter(|(name, _)| of_metric(name));
+        samples.map(|(_, value)| value).sum()
+    }
+
+    /// One sample; 0 when it is not there.
+    pub fn get(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Version {
+    pub version: String,
+    pub revision: String,
+    pub colour: String,
+}
+
+impl Version {
+    /// # Errors
+    /// The colour does not answer, or not with a version.
+    pub fn of(stack: &Stack, colour: Colour) -> Result<Self> {
+        let url = format!("http://{}/version", stack.operator(colour));
+        http::get_json(&url)
+    }
+
+    pub fn told(&self) -> String {
+        format!("{} ({})", self.version, self.revision)
+    }
+}
+
+/// How the drain of a colour stands.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct DrainState {
+    pub draining: bool,
+    pub connections: u64,
+}
+
+fn drain_url(stack: &Stack, colour: Colour) -> String {
+    format!("http://{}/drain", stack.operator(colour))
+}
+
+/// # Errors
+/// The colour does not answer.
+pub fn drain_state(stack: &Stack, colour: Colour) -> Result<DrainState> {
+    http::get_json(&drain_url(stack, colour))
+}
+
+/// Begins to send the sockets of a colour away, `rate` of them a second.
+///
+/// # Errors
+/// The colour does not answer, or refuses.
+pub fn begin_drain(stack: &Stack, colour: Colour, rate: u32) -> Result<()> {
+    let url = format!("{}?rate={rate}", drain_url(stack, colour));
+    http::post(&url).map(drop)
+}
+
+/// Takes a drain back: who is still there stays, and who comes is welcome. Harmless without one.
+///
+/// # Errors
+/// The colour does not answer, or is shutting down for good.
+pub fn take_drain_back(stack: &Stack, colour: Colour) -> Result<()> {
+    http::delete(&drain_url(stack, colour)).map(drop)
+}
+
+/// What a rate of handshakes is measured with.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// # Errors
+/// The colour does not answer.
+pub fn handshakes(stack: &Stack, colour: Colour) -> Result<f64> {
+    Ok(Samples::of(stack, colour)?.sum("tally_handshakes_total"))
+}
+
+/// # Errors
+/// It takes no new connections.
+pub fn ready(stack: &Stack, colour: Colour) -> Result<()> {
+    http::get_ok(&format!("http://{}/readyz", stack.operator(colour))).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_found_by_name_and_summed_over_labels() {
+        let samples = Samples::parse("# HELP a b\na 1\na_total{x=\"1\"} 2\na_total{x=\"2\"} 3.5\n");
+        assert_eq!(samples.sum("a"), 1.0);
+        assert_eq!(samples.sum("a_total"), 5.5);
+        assert_eq!(samples.get("a_total{x=\"2\"}"), 3.5);
+        assert_eq!(samples.get("b"), 0.0);
+    }
+}

@@ -49,8 +49,13 @@ pub enum Error {
         step: &'static str,
         reason: String,
     },
-    #[error("{what} is {status}, says Traefik, so it leads nowhere; ./just logs says why")]
-    Meaningless { what: String, status: String },
+    #[error("Traefik leads nowhere with {service} ({status}); ./just logs says why")]
+    Meaningless { service: String, status: String },
+    #[error(
+        "Traefik kept its old configuration, which leads to {0}: it could not read a file in \
+         traefik/dynamic, and its log says which"
+    )]
+    NotTaken(Colour),
     #[error("{colour} runs version {found:?}, and {meant:?} was meant")]
     OtherVersion {
         colour: Colour,

@@ -87,11 +87,17 @@ impl Step {
             Self::Smoke => format!("{to} passes the smoke test at the preview door"),
             Self::Switch => format!("the front door leads to {to}"),
             Self::Settle => format!("no handshake reaches {from} any more"),
-            Self::Bake => format!("{to} has held out for {:?}", plan.bake),
+            Self::Bake => {
+                let time = humantime::format_duration(plan.bake);
+                format!("{to} has held out for {time}")
+            }
             Self::Drain => format!("{from} is drained, {} sockets a second", plan.drain_rate),
             Self::Retire => match plan.keep_warm {
                 None => format!("{from} is stopped"),
-                Some(time) => format!("{from} is kept warm for {time:?}"),
+                Some(time) => {
+                    let time = humantime::format_duration(time);
+                    format!("{from} is kept warm for {time}")
+                }
             },
         }
     }

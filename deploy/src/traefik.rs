@@ -43,7 +43,7 @@ pub fn live(stack: &Stack) -> Result<Colour> {
     let state: RouterState = http::get_json(&url)?;
     if state.status != "enabled" {
         return Err(Error::Meaningless {
-            what: format!("the router to {}", state.service),
+            service: state.service,
             status: state.status,
         });
     }
@@ -69,7 +69,7 @@ pub fn service(stack: &Stack, colour: Colour) -> Result<()> {
         Ok(())
     } else {
         Err(Error::Meaningless {
-            what: colour.service(),
+            service: colour.service(),
             status: state.status,
         })
     }
@@ -84,11 +84,16 @@ pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
     wait::until(
         &format!("Traefik's switch to {colour}"),
         SWITCH_TIMEOUT,
-        || match live(stack)? {
-            found if found == colour => Ok(()),
-            found => Err(answered_by(found.name())),
+        || match live(stack) {
+            Ok(found) if found == colour => Ok(Ok(())),
+            Ok(found) => Err(Error::NotTaken(found)),
+            // It is taken over, and means nothing: waiting makes that no better.
+            Err(Error::Meaningless { service, status }) if service == colour.service() => {
+                Ok(Err(Error::Meaningless { service, status }))
+            }
+            Err(error) => Err(error),
         },
-    )?;
+    )??;
     let kept = http::agent();
     wait::until(
         &format!("{colour} behind the front door"),

@@ -155,6 +155,7 @@ pub fn up(root: &Path) -> Result<()> {
         keep_warm: None,
     };
     deploy::finish(&stack, &engine, &mut lock, &plan)?;
+    drop(lock);
     println!();
     status(root)
 }

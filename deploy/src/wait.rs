@@ -26,8 +26,6 @@ pub fn until<T>(
         interrupt::check()?;
         match attempt() {
             Ok(value) => return Ok(value),
-            // Waiting does not help against these.
-            Err(error @ (Error::Interrupted | Error::Meaningless { .. })) => return Err(error),
             Err(last) if began.elapsed() >= timeout => {
                 return Err(Error::Timeout {
                     what: what.to_owned(),

@@ -1,11 +1,11 @@
-//! The whole stack: real supervisord, real Traefik, the real server, in a folder of its own.
+//! A clone in miniature, and who talks to it.
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,9 +17,9 @@ use std::{
 use tungstenite::{Message, WebSocket, handshake::client::Response};
 
 /// Of a test with what must come, on a machine that may be busy.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
-fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap()
@@ -27,7 +27,7 @@ fn workspace() -> PathBuf {
 }
 
 /// The server in the same profile as this test; built once.
-fn server() -> &'static Path {
+pub fn server() -> &'static Path {
     static SERVER: OnceLock<PathBuf> = OnceLock::new();
     SERVER.get_or_init(|| {
         let built = Command::new(env!("CARGO"))
@@ -41,13 +41,13 @@ fn server() -> &'static Path {
 }
 
 /// A clone in miniature; whatever was started in it is stopped at the end.
-struct Clone {
-    root: tempfile::TempDir,
-    port: u16,
+pub struct Clone {
+    pub root: tempfile::TempDir,
+    pub port: u16,
 }
 
 impl Clone {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let traefik = root.path().join("traefik");
         fs::create_dir_all(traefik.join("dynamic")).unwrap();
@@ -63,12 +63,12 @@ impl Clone {
         Self { root, port }
     }
 
-    fn run(&self, verb: &str, server: &Path) -> Output {
+    pub fn run(&self, verb: &str, server: &Path) -> Output {
         self.command(self.port, verb, server).output().unwrap()
     }
 
     /// A verb with its options. A flip bakes no longer than it must, unless it says so.
-    fn command(&self, port: u16, verb: &str, server: &Path) -> Command {
+    pub fn command(&self, port: u16, verb: &str, server: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tally-deploy"));
         command
             .arg("--root")
@@ -85,7 +85,7 @@ impl Clone {
         command
     }
 
-    fn succeeds(&self, verb: &str) -> String {
+    pub fn succeeds(&self, verb: &str) -> String {
         let output = self.run(verb, server());
         let told = told(&output);
         assert!(output.status.success(), "{verb}: {told}");
@@ -97,7 +97,7 @@ impl Clone {
         clippy::print_stdout,
         reason = "a skipped test says so on standard output"
     )]
-    fn up(&self) -> Option<String> {
+    pub fn up(&self) -> Option<String> {
         let output = self.run("up", server());
         let told = told(&output);
         if told.contains("the tools cannot be installed") {
@@ -108,8 +108,34 @@ impl Clone {
         Some(told)
     }
 
+    /// Runs a verb, and does something once it has printed a line with `needle` in it; `act` gets
+    /// the process's id. Returns the exit code, if any, and all that was told.
+    pub fn watch(&self, verb: &str, needle: &str, act: impl FnOnce(u32)) -> (Option<i32>, String) {
+        let mut command = self.command(self.port, verb, server());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut act = Some(act);
+        let mut told = String::new();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if line.contains(needle)
+                && let Some(act) = act.take()
+            {
+                act(child.id());
+            }
+            told += &(line + "\n");
+        }
+        let output = child.wait_with_output().unwrap();
+        told += &String::from_utf8_lossy(&output.stderr);
+        assert!(act.is_none(), "{needle:?} was never printed: {told}");
+        (output.status.code(), told)
+    }
+
     /// A word with this clone's supervisord.
-    fn supervisor(&self, arguments: &[&str]) -> String {
+    pub fn supervisor(&self, arguments: &[&str]) -> String {
         let output = Command::new(self.root.path().join(".tools/venv/bin/supervisorctl"))
             .args(["-c", "supervisord.conf"])
             .args(arguments)
@@ -119,7 +145,7 @@ impl Clone {
     }
 
     /// Whatever runs in this clone: every process of a stack works in its folder.
-    fn processes(&self) -> Vec<PathBuf> {
+    pub fn processes(&self) -> Vec<PathBuf> {
         let folder = self.root.path().canonicalize().unwrap().join(".tally");
         let works_here = |process: &PathBuf| {
             fs::read_link(process.join("cwd")).is_ok_and(|found| found == folder)
@@ -130,7 +156,7 @@ impl Clone {
     }
 
     /// A killed process takes a moment to go.
-    fn wait_for_processes(&self, count: usize) {
+    pub fn wait_for_processes(&self, count: usize) {
         let began = Instant::now();
         while self.processes().len() != count {
             assert!(began.elapsed() < PATIENCE, "{:?}", self.processes());
@@ -139,7 +165,7 @@ impl Clone {
     }
 
     /// The status of a plain GET through the front door.
-    fn get(&self, path: &str) -> String {
+    pub fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         write!(
             stream,
@@ -155,7 +181,7 @@ impl Clone {
             .to_owned()
     }
 
-    fn connect(&self) -> Result<(WebSocket<TcpStream>, Response), String> {
+    pub fn connect(&self) -> Result<(WebSocket<TcpStream>, Response), String> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| e.to_string())?;
         stream
             .set_read_timeout(Some(Duration::from_secs(5)))
@@ -164,7 +190,25 @@ impl Clone {
         tungstenite::client(url, stream).map_err(|error| error.to_string())
     }
 
-    fn colour(&self) -> String {
+    /// The colour that the router's file names, once Traefik leads there.
+    pub fn settled(&self) -> String {
+        let file = self.root.path().join("traefik/dynamic/router.yml");
+        let began = Instant::now();
+        loop {
+            let text = fs::read_to_string(&file).unwrap();
+            let colour = self.colour();
+            let named = text
+                .split_once("service: tally-")
+                .and_then(|(_, rest)| rest.lines().next());
+            if named == Some(colour.as_str()) {
+                return colour;
+            }
+            assert!(began.elapsed() < PATIENCE, "{colour}, {text}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn colour(&self) -> String {
         let (_, response) = self.connect().expect("somebody answers");
         response.headers()["x-colour"].to_str().unwrap().to_owned()
     }
@@ -176,12 +220,12 @@ impl Drop for Clone {
     }
 }
 
-fn told(output: &Output) -> String {
+pub fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// Handshakes and counts without pause until told to stop; every failure counts.
-fn talk_until(clone: &Clone, over: &AtomicBool, handshakes: &AtomicU64) -> Vec<String> {
+pub fn talk_until(clone: &Clone, over: &AtomicBool, handshakes: &AtomicU64) -> Vec<String> {
     let mut failures = Vec::new();
     while !over.load(Ordering::Relaxed) {
         match clone.connect() {
@@ -201,152 +245,59 @@ fn talk_until(clone: &Clone, over: &AtomicBool, handshakes: &AtomicU64) -> Vec<S
     failures
 }
 
-#[test]
-fn up_flip_and_down() {
-    let clone = Clone::new();
-    let Some(up) = clone.up() else { return };
-    assert!(up.contains("live        blue"), "{up}");
-    assert_eq!(clone.colour(), "blue");
-    clone.succeeds("up");
-    let elsewhere = clone.command(clone.port - 1, "up", server());
-    let elsewhere = { elsewhere }.output().unwrap();
-    assert!(
-        told(&elsewhere).contains("./just down"),
-        "{}",
-        told(&elsewhere)
-    );
+/// Talks through the front door while something happens to the stack: one client that shakes hands
+/// all the time, and one that stays on its socket and must find every count right.
+///
+/// # Panics
+/// A handshake failed, a count was wrong, or the client that stays was sent away.
+pub fn talking<T>(clone: &Clone, act: impl FnOnce() -> T) -> T {
+    let (outcome, byes) = moving(clone, act);
+    assert_eq!(byes, 0, "nobody is sent away");
+    outcome
+}
 
-    let (over, handshakes) = (AtomicBool::new(false), AtomicU64::new(0));
-    let failures = thread::scope(|scope| {
-        let talker = scope.spawn(|| talk_until(&clone, &over, &handshakes));
-        let flip = clone.succeeds("flip");
-        assert!(flip.contains("==> green is live"), "{flip}");
-        let back = clone.succeeds("flip");
-        assert!(back.contains("==> blue is live"), "{back}");
+/// The same where clients may be sent away, with the right total; says how often that was.
+pub fn moving<T>(clone: &Clone, act: impl FnOnce() -> T) -> (T, usize) {
+    let over = AtomicBool::new(false);
+    let handshakes = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let comes = scope.spawn(|| talk_until(clone, &over, &handshakes));
+        let stays = scope.spawn(|| stay_until(clone, &over));
+        let outcome = act();
         over.store(true, Ordering::Relaxed);
-        talker.join().unwrap()
-    });
-    assert!(
-        handshakes.load(Ordering::Relaxed) > 100,
-        "the client talked all the while"
-    );
-    assert_eq!(failures, Vec::<String>::new());
-    assert_eq!(clone.colour(), "blue");
+        assert_eq!(comes.join().unwrap(), Vec::<String>::new());
+        assert!(handshakes.load(Ordering::Relaxed) > 0);
+        (outcome, stays.join().unwrap())
+    })
+}
 
-    let status = clone.succeeds("status");
-    assert!(status.contains("green       not running"), "{status}");
-    assert!(
-        clone
-            .succeeds("logs")
-            .contains("\"event\":\"shutdown_complete\"")
-    );
-    clone.succeeds("down");
-    assert!(clone.connect().is_err(), "nobody listens any more");
-    assert_eq!(clone.processes(), Vec::<PathBuf>::new());
-    clone.succeeds("down");
-    for verb in ["flip", "status"] {
-        let output = clone.run(verb, server());
-        assert_eq!(output.status.code(), Some(1));
-        assert!(told(&output).contains("./just up"), "{}", told(&output));
+/// Counts on one socket, and on another one after each goodbye.
+fn stay_until(clone: &Clone, over: &AtomicBool) -> usize {
+    let mut byes = 0;
+    loop {
+        let (mut socket, _) = clone.connect().unwrap();
+        for count in 1_u64.. {
+            if over.load(Ordering::Relaxed) {
+                return byes;
+            }
+            let sent = socket.send(Message::text("x"));
+            let answer = socket.read().unwrap().to_string();
+            if sent.is_ok() && answer == format!("{{\"count\":{count}}}") {
+                thread::sleep(Duration::from_millis(5));
+            } else {
+                let total = count - 1;
+                assert_eq!(answer, format!("{{\"bye\":true,\"total\":{total}}}"));
+                byes += 1;
+                break;
+            }
+        }
     }
 }
 
-#[test]
-fn a_colour_that_is_sick_never_goes_live() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
-    let (mut talking, _) = clone.connect().unwrap();
-    for (reason, script) in [
-        ("green", "#!/bin/sh\nexit 1\n"),
-        ("green being ready", "#!/bin/sh\nexec sleep 60\n"),
-    ] {
-        let sick = clone.root.path().join("sick");
-        fs::write(&sick, script).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&sick, mode).unwrap();
-        let output = clone.run("flip", &sick);
-        let told = told(&output);
-        assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(
-            told.contains(reason) && told.contains("blue goes on serving"),
-            "{told}"
-        );
-        assert_eq!(clone.colour(), "blue");
-    }
-    talking.send(Message::text("still here")).unwrap();
-    assert_eq!(talking.read().unwrap(), Message::text("{\"count\":1}"));
-}
-
-#[test]
-fn what_an_idle_colour_ran_before_is_not_flipped_to() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
-    clone.succeeds("flip");
-    clone.supervisor(&["start", "blue"]);
-    let before = clone.supervisor(&["pid", "blue"]);
-    clone.succeeds("flip");
-    assert_eq!(clone.colour(), "blue");
-    assert_ne!(clone.supervisor(&["pid", "blue"]), before);
-}
-
-#[test]
-fn a_stack_whose_supervisor_was_killed_comes_up_again_and_goes_down_whole() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
-    let kill = |clone: &Clone| {
-        let supervisor = clone.supervisor(&["pid"]);
-        let killed = Command::new("kill").args(["-KILL", &supervisor]).status();
-        assert!(killed.unwrap().success());
-        // Traefik and blue are still there, and nobody looks after them.
-        clone.wait_for_processes(2);
-    };
-    kill(&clone);
-    clone.succeeds("up");
-    assert_eq!(clone.colour(), "blue");
-    assert_eq!(clone.processes().len(), 3);
-    kill(&clone);
-    clone.succeeds("down");
-    assert_eq!(clone.processes(), Vec::<PathBuf>::new());
-}
-
-#[test]
-fn the_front_door_leads_to_the_server_only_and_logs_no_session() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
-    assert_eq!(clone.get("/healthz"), "200");
-    for internal in [
-        "/api/rawdata",
-        "/api/overview",
-        "/ping",
-        "/metrics",
-        "/version",
-    ] {
-        assert_eq!(clone.get(internal), "404", "{internal}");
-    }
-    let session = "0f3b6c1e-9a53-4c57-8f0e-5d1f6a1b2c3d";
-    assert_eq!(clone.get(&format!("/ws/chat/?session={session}")), "426");
-    // Stopped, Traefik has written all it had to say.
-    clone.succeeds("down");
-    let log = fs::read_to_string(clone.root.path().join(".tally/logs/traefik.log")).unwrap();
-    let seen = |line: &str| line.contains("\"request_X-Request-Id\":\"seen\"");
-    assert!(
-        log.lines()
-            .any(|line| line.contains("/ws/chat/") && seen(line)),
-        "{log}"
-    );
-    assert!(!log.contains(session));
-}
-
-#[test]
-fn without_a_stack_the_verbs_say_how_to_start_one() {
-    let clone = Clone::new();
-    for verb in ["flip", "status", "logs"] {
-        let output = clone.run(verb, server());
-        assert_eq!(output.status.code(), Some(1));
-        assert!(told(&output).contains("./just up"), "{}", told(&output));
-    }
-    let taken = TcpListener::bind(("127.0.0.1", clone.port)).unwrap();
-    let output = clone.run("up", server());
-    assert!(told(&output).contains("TALLY_PORT="), "{}", told(&output));
-    drop(taken);
+/// Sends a signal by name.
+pub fn signal(name: &str, process: u32) {
+    let sent = Command::new("kill")
+        .args([format!("-{name}"), process.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
 }

@@ -1,0 +1,164 @@
+//! The verbs, when all is well or plainly not.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+
+use tungstenite::Message;
+
+use crate::clone::{Clone, server, talk_until, told};
+
+#[test]
+fn up_flip_and_down() {
+    let clone = Clone::new();
+    let Some(up) = clone.up() else { return };
+    assert!(up.contains("live        blue"), "{up}");
+    assert_eq!(clone.colour(), "blue");
+    clone.succeeds("up");
+    let elsewhere = clone.command(clone.port - 1, "up", server());
+    let elsewhere = { elsewhere }.output().unwrap();
+    assert!(
+        told(&elsewhere).contains("./just down"),
+        "{}",
+        told(&elsewhere)
+    );
+
+    let (over, handshakes) = (AtomicBool::new(false), AtomicU64::new(0));
+    let failures = thread::scope(|scope| {
+        let talker = scope.spawn(|| talk_until(&clone, &over, &handshakes));
+        let flip = clone.succeeds("flip");
+        assert!(flip.contains("==> green is live"), "{flip}");
+        let back = clone.succeeds("flip");
+        assert!(back.contains("==> blue is live"), "{back}");
+        over.store(true, Ordering::Relaxed);
+        talker.join().unwrap()
+    });
+    assert!(
+        handshakes.load(Ordering::Relaxed) > 100,
+        "the client talked all the while"
+    );
+    assert_eq!(failures, Vec::<String>::new());
+    assert_eq!(clone.colour(), "blue");
+
+    let status = clone.succeeds("status");
+    assert!(status.contains("green       not running"), "{status}");
+    assert!(
+        clone
+            .succeeds("logs")
+            .contains("\"event\":\"shutdown_complete\"")
+    );
+    clone.succeeds("down");
+    assert!(clone.connect().is_err(), "nobody listens any more");
+    assert_eq!(clone.processes(), Vec::<PathBuf>::new());
+    clone.succeeds("down");
+    for verb in ["flip", "status"] {
+        let output = clone.run(verb, server());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(told(&output).contains("./just up"), "{}", told(&output));
+    }
+}
+
+#[test]
+fn a_colour_that_is_sick_never_goes_live() {
+    let clone = Clone::new();
+    let Some(_) = clone.up() else { return };
+    let (mut talking, _) = clone.connect().unwrap();
+    for (reason, script) in [
+        ("green", "#!/bin/sh\nexit 1\n"),
+        ("green being ready", "#!/bin/sh\nexec sleep 60\n"),
+    ] {
+        let sick = clone.root.path().join("sick");
+        fs::write(&sick, script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&sick, mode).unwrap();
+        let output = clone.run("flip", &sick);
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(
+            told.contains(reason) && told.contains("blue goes on serving"),
+            "{told}"
+        );
+        assert_eq!(clone.colour(), "blue");
+    }
+    talking.send(Message::text("still here")).unwrap();
+    assert_eq!(talking.read().unwrap(), Message::text("{\"count\":1}"));
+}
+
+#[test]
+fn what_an_idle_colour_ran_before_is_not_flipped_to() {
+    let clone = Clone::new();
+    let Some(_) = clone.up() else { return };
+    clone.succeeds("flip");
+    clone.supervisor(&["start", "blue"]);
+    let before = clone.supervisor(&["pid", "blue"]);
+    clone.succeeds("flip");
+    assert_eq!(clone.colour(), "blue");
+    assert_ne!(clone.supervisor(&["pid", "blue"]), before);
+}
+
+#[test]
+fn a_stack_whose_supervisor_was_killed_comes_up_again_and_goes_down_whole() {
+    let clone = Clone::new();
+    let Some(_) = clone.up() else { return };
+    let kill = |clone: &Clone| {
+        let supervisor = clone.supervisor(&["pid"]);
+        let killed = Command::new("kill").args(["-KILL", &supervisor]).status();
+        assert!(killed.unwrap().success());
+        // Traefik and blue are still there, and nobody looks after them.
+        clone.wait_for_processes(2);
+    };
+    kill(&clone);
+    clone.succeeds("up");
+    assert_eq!(clone.colour(), "blue");
+    assert_eq!(clone.processes().len(), 3);
+    kill(&clone);
+    clone.succeeds("down");
+    assert_eq!(clone.processes(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn the_front_door_leads_to_the_server_only_and_logs_no_session() {
+    let clone = Clone::new();
+    let Some(_) = clone.up() else { return };
+    assert_eq!(clone.get("/healthz"), "200");
+    for internal in [
+        "/api/rawdata",
+        "/api/overview",
+        "/ping",
+        "/metrics",
+        "/version",
+    ] {
+        assert_eq!(clone.get(internal), "404", "{internal}");
+    }
+    let session = "0f3b6c1e-9a53-4c57-8f0e-5d1f6a1b2c3d";
+    assert_eq!(clone.get(&format!("/ws/chat/?session={session}")), "426");
+    // Stopped, Traefik has written all it had to say.
+    clone.succeeds("down");
+    let log = fs::read_to_string(clone.root.path().join(".tally/logs/traefik.log")).unwrap();
+    let seen = |line: &str| line.contains("\"request_X-Request-Id\":\"seen\"");
+    assert!(
+        log.lines()
+            .any(|line| line.contains("/ws/chat/") && seen(line)),
+        "{log}"
+    );
+    assert!(!log.contains(session));
+}
+
+#[test]
+fn without_a_stack_the_verbs_say_how_to_start_one() {
+    let clone = Clone::new();
+    for verb in ["flip", "status", "logs"] {
+        let output = clone.run(verb, server());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(told(&output).contains("./just up"), "{}", told(&output));
+    }
+    let taken = TcpListener::bind(("127.0.0.1", clone.port)).unwrap();
+    let output = clone.run("up", server());
+    assert!(told(&output).contains("TALLY_PORT="), "{}", told(&output));
+    drop(taken);
+}

@@ -92,7 +92,7 @@ enum Verb {
 
 /// What the server takes.
 fn rate() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=1_000_000)
+    clap::value_parser!(u32).range(1..=100_000)
 }
 
 fn main() -> ExitCode {

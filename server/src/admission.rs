@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -17,10 +17,17 @@ pub enum Closed {
     Full,
 }
 
+/// What the door can be. Nobody is let in unless it is open.
+const OPEN: u8 = 0;
+/// A paced drain closed it, and may be taken back.
+const PAUSED: u8 = 1;
+/// The process is ending.
+const SHUT: u8 = 2;
+
 pub struct Admission {
     open: AtomicUsize,
     connections_max: usize,
-    draining: AtomicBool,
+    door: AtomicU8,
     left: Notify,
 }
 
@@ -29,7 +36,7 @@ impl Admission {
         Arc::new(Self {
             open: AtomicUsize::new(0),
             connections_max,
-            draining: AtomicBool::new(false),
+            door: AtomicU8::new(OPEN),
             left: Notify::new(),
         })
     }
@@ -37,7 +44,7 @@ impl Admission {
     /// Takes a place.
     ///
     /// # Errors
-    /// Tells a drain from a full house: one is final, the other may pass.
+    /// Tells a drain from a full house.
     pub fn enter(self: &Arc<Self>) -> Result<Place, Closed> {
         // Counted before the door is looked at: a drain that begins in between sees this place.
         let before = self.open.fetch_add(1, Ordering::SeqCst);
@@ -56,11 +63,30 @@ impl Admission {
     }
 
     pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+        self.door.load(Ordering::SeqCst) != OPEN
     }
 
+    /// Closes the door for good.
     pub fn close(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.door.store(SHUT, Ordering::SeqCst);
+    }
+
+    /// Closes the door until [`Self::reopen`]; false when it is closed for good.
+    pub fn pause(&self) -> bool {
+        self.turn(OPEN, PAUSED)
+    }
+
+    /// Opens the door again; false when it is closed for good.
+    pub fn reopen(&self) -> bool {
+        self.turn(PAUSED, OPEN)
+    }
+
+    /// True when the door is as wished, turned just now or not.
+    fn turn(&self, from: u8, to: u8) -> bool {
+        let turned = self
+            .door
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+        turned.is_ok() || turned == Err(to)
     }
 
     /// Resolves once nobody is left.
@@ -99,6 +125,19 @@ mod tests {
         drop(place);
         assert!(admission.enter().is_ok());
         assert_eq!(admission.open(), 0);
+    }
+
+    #[test]
+    fn a_paced_drain_can_be_taken_back_and_the_end_cannot() {
+        let admission = Admission::new(1);
+        assert!(admission.reopen(), "it is open");
+        assert!(admission.pause() && admission.pause());
+        assert_eq!(admission.enter().err(), Some(Closed::Draining));
+        assert!(admission.reopen());
+        assert!(admission.enter().is_ok());
+        admission.close();
+        assert!(!admission.pause() && !admission.reopen());
+        assert!(admission.draining());
     }
 
     #[test]

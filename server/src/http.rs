@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::{
     admission::{Admission, Closed},
+    drain,
     handshake::{self, COLOUR, REQUEST_ID, Refusal},
     hub::{Alive, Hub},
     records::Records,
@@ -54,6 +55,7 @@ pub fn public(routes: &mut ServiceConfig) {
 /// Routes of the operator's listener.
 pub fn operator(routes: &mut ServiceConfig) {
     probes(routes);
+    drain::routes(routes);
     routes
         .route("/metrics", web::get().to(metrics))
         .route("/version", web::get().to(version));

@@ -8,14 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use chrono::Utc;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
+    pacer::{self, Pacer},
     protocol::{Goodbye, heartbeat_text},
-    roster::{AbortAll, Beat, ConnectionId, Dismiss, DismissAll, Roster},
+    roster::{AbortAll, Beat, ConnectionId, Dismiss, DismissAll, DismissSome, Roster, Spare},
     session::{Found, Holder, Sessions},
     telemetry::Telemetry,
 };
@@ -88,6 +89,23 @@ pub struct Alive;
 #[rtype(result = "()")]
 pub struct Drain;
 
+/// Begin to send everybody away, so many of them a second; or change the rate.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PacedDrain {
+    pub rate: u32,
+}
+
+/// Send nobody away any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopDrain;
+
+/// A worker had so many connections fewer than it was told to send away.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Unspent(pub usize);
+
 /// The drain's deadline has come.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -154,6 +172,9 @@ pub struct Hub {
     heartbeat: Duration,
     next_beat: Instant,
     draining: bool,
+    pacer: Option<Pacer>,
+    /// Portions of paced drains so far.
+    portions: usize,
     telemetry: Arc<Telemetry>,
     /// Its own address, for the leases it hands out.
     address: Option<Arc<Addr<Self>>>,
@@ -168,6 +189,8 @@ impl Hub {
             heartbeat: settings.heartbeat,
             next_beat: Instant::now() + settings.heartbeat,
             draining: false,
+            pacer: None,
+            portions: 0,
             telemetry,
             address: None,
         };
@@ -204,6 +227,42 @@ impl Hub {
         }
         while self.next_beat <= began {
             self.next_beat += self.heartbeat;
+        }
+    }
+
+    /// One at a time: a drain that is taken back ends with its next portion.
+    fn schedule_portion(ctx: &mut Context<Self>) {
+        ctx.run_later(pacer::TICK, |hub, ctx| {
+            if hub.pacer.is_some() {
+                hub.dismiss_portion(&ctx.address().recipient());
+                Self::schedule_portion(ctx);
+            }
+        });
+    }
+
+    /// Shares the portion out among the workers; who has less than its share says so. Another
+    /// worker begins each time, for a small portion may be one socket.
+    fn dismiss_portion(&mut self, unspent: &Recipient<Unspent>) {
+        let Some(pacer) = &mut self.pacer else {
+            return;
+        };
+        let mut left = pacer.take(Instant::now());
+        let workers = self.rosters.len();
+        self.portions = self.portions.wrapping_add(usize::from(left > 0));
+        let turns = self
+            .rosters
+            .values()
+            .cycle()
+            .skip(self.portions % workers.max(1));
+        for (roster, waiting) in turns.zip((1..=workers).rev()) {
+            let sockets = left.div_ceil(waiting);
+            if sockets > 0 {
+                roster.do_send(DismissSome {
+                    sockets,
+                    unspent: unspent.clone(),
+                });
+            }
+            left -= sockets;
         }
     }
 
@@ -351,8 +410,44 @@ impl Handler<Drain> for Hub {
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) {
         self.draining = true;
+        self.pacer = None;
         for roster in self.rosters.values() {
             roster.do_send(DismissAll(Goodbye::Shutdown));
+        }
+    }
+}
+
+impl Handler<PacedDrain> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, drain: PacedDrain, ctx: &mut Self::Context) {
+        if let Some(pacer) = &mut self.pacer {
+            pacer.rate = drain.rate;
+            return;
+        }
+        self.pacer = Some(Pacer::new(drain.rate, Instant::now()));
+        Self::schedule_portion(ctx);
+    }
+}
+
+impl Handler<StopDrain> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, _: StopDrain, _: &mut Self::Context) {
+        if self.pacer.take().is_some() {
+            for roster in self.rosters.values() {
+                roster.do_send(Spare);
+            }
+        }
+    }
+}
+
+impl Handler<Unspent> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Unspent(sockets): Unspent, _: &mut Self::Context) {
+        if let Some(pacer) = &mut self.pacer {
+            pacer.give_back(sockets as f64);
         }
     }
 }

@@ -14,7 +14,7 @@ use actix::{Actor, ActorFuture, AsyncContext, Context, Handler, Message, Recipie
 use bytestring::ByteString;
 use futures_util::future::AbortHandle;
 
-use crate::{protocol::Goodbye, telemetry::Telemetry};
+use crate::{hub::Unspent, protocol::Goodbye, telemetry::Telemetry};
 
 /// Counts the connections of a process from 1 on; later connections have higher numbers.
 pub type ConnectionId = u64;
@@ -75,6 +75,20 @@ pub struct Dismiss {
 #[rtype(result = "()")]
 pub struct DismissAll(pub Goodbye);
 
+/// So many connections have to go, the oldest first.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub struct DismissSome {
+    pub sockets: usize,
+    /// Who is told when there are not so many.
+    pub unspent: Recipient<Unspent>,
+}
+
+/// The paced drain was taken back: whoever was not dismissed stays.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Spare;
+
 /// The drain's deadline has come: whoever is still there is cut off.
 #[derive(Clone, Copy, Message)]
 #[rtype(result = "()")]
@@ -93,6 +107,8 @@ pub struct Roster {
     /// whoever has come or gone meanwhile.
     sockets: BTreeMap<ConnectionId, Entry>,
     dismissed: Option<Goodbye>,
+    /// Connections up to this one were dismissed by a paced drain.
+    dismissed_to: ConnectionId,
     ping_interval: Duration,
     ping_slice: u32,
     telemetry: Arc<Telemetry>,
@@ -103,6 +119,7 @@ impl Roster {
         Self {
             sockets: BTreeMap::new(),
             dismissed: None,
+            dismissed_to: 0,
             ping_interval,
             ping_slice: 0,
             telemetry,
@@ -197,7 +214,12 @@ impl Handler<Enter> for Roster {
             abort: enter.abort,
             ping_slice: self.ping_slice,
         };
-        if let Some(goodbye) = self.dismissed {
+        // One that was let in before the drain, and is late to enter, goes with those of its age.
+        let overtaken = enter.connection <= self.dismissed_to;
+        let goodbye = self
+            .dismissed
+            .or_else(|| overtaken.then_some(Goodbye::Shutdown));
+        if let Some(goodbye) = goodbye {
             self.tell(&entry, Command::Dismiss(goodbye));
         }
         self.sockets.insert(enter.connection, entry);
@@ -244,6 +266,33 @@ impl Handler<DismissAll> for Roster {
             after: 0,
             beat: None,
         });
+    }
+}
+
+impl Handler<DismissSome> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, some: DismissSome, _: &mut Self::Context) {
+        let behind = (Bound::Excluded(self.dismissed_to), Bound::Unbounded);
+        let mut told = 0;
+        let mut last = self.dismissed_to;
+        for (connection, entry) in self.sockets.range(behind).take(some.sockets) {
+            self.tell(entry, Command::Dismiss(Goodbye::Shutdown));
+            last = *connection;
+            told += 1;
+        }
+        self.dismissed_to = last;
+        if told < some.sockets {
+            some.unspent.do_send(Unspent(some.sockets - told));
+        }
+    }
+}
+
+impl Handler<Spare> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, _: Spare, _: &mut Self::Context) {
+        self.dismissed_to = 0;
     }
 }
 

@@ -281,6 +281,18 @@ impl Telemetry {
             "connections" => open);
     }
 
+    pub fn paced_drain_began(&self, rate: u32, open: usize) {
+        self.metrics.draining.set(1);
+        info!(self.log, "draining at a rate"; "event" => "paced_drain_began", "rate" => rate,
+            "connections" => open);
+    }
+
+    pub fn paced_drain_taken_back(&self, open: usize) {
+        self.metrics.draining.set(0);
+        info!(self.log, "draining no more"; "event" => "paced_drain_taken_back",
+            "connections" => open);
+    }
+
     pub fn drain_overdue(&self, open: usize) {
         warn!(self.log, "cutting off the connections that are left";
             "event" => "drain_overdue", "connections" => open);

@@ -3,6 +3,7 @@
 mod bad_input;
 mod client;
 mod contract;
+mod drain;
 mod exposition;
 mod handshake;
 mod host;

@@ -7,8 +7,9 @@ use std::{
 
 use crate::{
     colour::Colour,
+    engine::Engine,
     error::{Error, Result},
-    interrupt,
+    http, interrupt,
     scrape::{self, Samples},
     smoke,
     stack::Stack,
@@ -19,6 +20,9 @@ const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Looks in a row that may fail before the bake does: one can be lost to a busy machine.
 const FAILURES_MAX: u32 = 1;
+
+/// For Traefik to be started again. Longer without it is an outage, with either colour.
+const TRAEFIK_AWAY_MAX: Duration = Duration::from_secs(10);
 
 /// What a new colour must not do at all: each is the server's doing, not a client's.
 const MUST_NOT_RISE: [&str; 6] = [
@@ -38,48 +42,64 @@ const STARTED: &str = "process_start_time_seconds";
 ///
 /// # Errors
 /// What the colour did wrong, or that somebody asked to stop.
-pub fn bake(stack: &Stack, colour: Colour, time: Duration) -> Result<()> {
+pub fn bake(engine: &dyn Engine, colour: Colour, time: Duration) -> Result<()> {
     let began = Instant::now();
-    let first = Samples::of(stack, colour)?;
+    let first = Samples::of(engine, colour)?;
     let mut failures = 0;
+    let mut traefik_seen = began;
     loop {
-        match look(stack, colour, &first) {
-            Ok(()) => failures = 0,
+        match look(engine, colour, &first) {
+            Ok(true) if began.elapsed() >= time => return Ok(()),
+            Ok(true) => {
+                failures = 0;
+                traefik_seen = Instant::now();
+            }
+            // The colour is not to blame.
+            Ok(false) if traefik_seen.elapsed() < TRAEFIK_AWAY_MAX => {}
+            Ok(false) => return Err(fail(colour, "Traefik does not answer any more")),
             // No second look makes these better.
             Err(error @ Error::Bake { .. }) => return Err(error),
             Err(_) if failures < FAILURES_MAX => failures += 1,
-            Err(error) => {
-                return Err(Error::Bake {
-                    colour,
-                    reason: error.to_string(),
-                });
-            }
+            Err(error) => return Err(fail(colour, error)),
         }
         interrupt::check()?;
-        if began.elapsed() >= time && failures == 0 {
-            return Ok(());
-        }
-        thread::sleep(INTERVAL.min(time));
+        thread::sleep(INTERVAL);
     }
 }
 
-fn look(stack: &Stack, colour: Colour, first: &Samples) -> Result<()> {
-    let samples = Samples::of(stack, colour)?;
+fn fail(colour: Colour, reason: impl ToString) -> Error {
+    Error::Bake {
+        colour,
+        reason: reason.to_string(),
+    }
+}
+
+/// Returns whether there was a Traefik to look through.
+fn look(engine: &dyn Engine, colour: Colour, first: &Samples) -> Result<bool> {
+    let samples = Samples::of(engine, colour)?;
     compare(colour, first, &samples)?;
-    scrape::ready(stack, colour)?;
-    traefik::probe(stack, &crate::http::agent(), colour)?;
+    scrape::ready(engine, colour)?;
+    let stack = engine.stack();
+    match look_through_the_door(stack, colour) {
+        Err(_) if !traefik::answers(stack) => Ok(false),
+        outcome => outcome.map(|()| true),
+    }
+}
+
+fn look_through_the_door(stack: &Stack, colour: Colour) -> Result<()> {
+    traefik::probe(stack, &http::agent(), colour)?;
     smoke::greet(&stack.front_door(), colour)
 }
 
 fn compare(colour: Colour, first: &Samples, now: &Samples) -> Result<()> {
-    let fail = |reason| Err(Error::Bake { colour, reason });
     if first.get(STARTED) != now.get(STARTED) {
-        return fail("its process ended, and another one was started".into());
+        let reason = "its process ended, and another one was started";
+        return Err(fail(colour, reason));
     }
     for metric in MUST_NOT_RISE {
         let rise = now.get(metric) - first.get(metric);
         if rise > 0.0 {
-            return fail(format!("{metric} rose by {rise}"));
+            return Err(fail(colour, format!("{metric} rose by {rise}")));
         }
     }
     Ok(())

@@ -11,6 +11,9 @@ pub enum Colour {
     Green,
 }
 
+const SERVICE: &str = "tally-";
+const WITH_FALLBACK: &str = "-first";
+
 impl Colour {
     pub const ALL: [Self; 2] = [Self::Blue, Self::Green];
 
@@ -29,9 +32,23 @@ impl Colour {
         }
     }
 
-    /// The name of the service in Traefik's configuration.
+    /// The name of its service in Traefik's configuration.
     pub fn service(self) -> String {
-        format!("tally-{self}")
+        format!("{SERVICE}{self}")
+    }
+
+    /// The service that leads to this colour, and to the other one where this one does not answer.
+    pub fn service_with_fallback(self) -> String {
+        self.service() + WITH_FALLBACK
+    }
+
+    /// The colour that a service leads to, first of all.
+    pub fn of_service(service: &str) -> Option<Self> {
+        let name = service.strip_prefix(SERVICE)?;
+        name.strip_suffix(WITH_FALLBACK)
+            .unwrap_or(name)
+            .parse()
+            .ok()
     }
 }
 

@@ -21,6 +21,19 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// # Errors
 /// It cannot be run, failed (with its complaint), or took longer than `limit` and was killed.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
+    finish(command, limit).map(|(printed, _)| printed)
+}
+
+/// The same, with what it wrote to standard error behind what it printed.
+///
+/// # Errors
+/// As of [`run`].
+pub fn run_with_complaints(command: &mut Command, limit: Duration) -> Result<String> {
+    let (printed, complained) = finish(command, limit)?;
+    Ok(format!("{printed} {complained}").trim().to_owned())
+}
+
+fn finish(command: &mut Command, limit: Duration) -> Result<(String, String)> {
     let fail = failure(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -36,7 +49,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     let status = end(&mut child, limit, &fail)?;
     let (printed, complained) = (text(printed), text(complained));
     if status.success() {
-        Ok(printed)
+        Ok((printed, complained))
     } else {
         Err(fail(format!("{printed} {complained}").trim().to_owned()))
     }

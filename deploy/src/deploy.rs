@@ -17,13 +17,12 @@ use chrono::Utc;
 use crate::{
     bake,
     colour::Colour,
-    engine::Engine,
+    engine::{BUILD_TIMEOUT, Engine},
     error::{Error, Result},
     flip::{self, Plan, Source, Step, Steps},
     history::{self, Entry, Outcome, Timing},
     interrupt,
     lock::{self, Lock},
-    native,
     router::Router,
     scrape::{self, SAMPLE_INTERVAL, Version},
     smoke,
@@ -45,15 +44,10 @@ pub fn progress(what: &str, since: Instant) {
 ///
 /// # Errors
 /// Why it did not; the history says so too.
-pub fn run(
-    verb: &str,
-    plan: &Plan,
-    stack: &Stack,
-    engine: &dyn Engine,
-    lock: &mut Lock,
-) -> Result<()> {
+pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Result<()> {
     let began = Instant::now();
     let at = Utc::now();
+    let stack = engine.stack();
     let mut deploy = Deploy {
         plan,
         stack,
@@ -64,7 +58,7 @@ pub fn run(
         written: None,
         told: Told::default(),
     };
-    let from_version = version(stack, plan.from);
+    let from_version = version(engine, plan.from);
     let outcome = flip::flip(plan, &mut deploy);
     let told = deploy.told;
     let entry = Entry {
@@ -72,7 +66,7 @@ pub fn run(
         verb: verb.to_owned(),
         who: lock::user(),
         host: lock::host(),
-        engine: engine.name().to_owned(),
+        engine: engine.kind().to_string(),
         from: plan.from,
         to: plan.to,
         from_version,
@@ -109,8 +103,8 @@ fn judge(outcome: &Result<()>) -> Outcome {
     }
 }
 
-fn version(stack: &Stack, colour: Colour) -> String {
-    Version::of(stack, colour).map_or_else(|_| String::new(), |version| version.told())
+fn version(engine: &dyn Engine, colour: Colour) -> String {
+    Version::of(engine, colour).map_or_else(|_| String::new(), |version| version.told())
 }
 
 fn millis(time: Duration) -> u64 {
@@ -155,16 +149,16 @@ impl Deploy<'_> {
     /// One that is shutting down for good already has to be started again.
     fn wake(&self, colour: Colour) -> Result<()> {
         forget_warm(self.stack, colour);
-        scrape::take_drain_back(self.stack, colour).or_else(|_| self.engine.start(colour))
+        scrape::take_drain_back(self.engine, colour).or_else(|_| self.engine.start(colour))
     }
 
     /// Until nobody is left, or time is up. SIGTERM ends what is.
     fn watch_drain(&mut self, colour: Colour, deadline: Duration) -> Result<u64> {
         let other = colour.other();
         let began = Instant::now();
-        let mut handshakes = scrape::handshakes(self.stack, other).unwrap_or_default();
+        let mut handshakes = scrape::handshakes(self.engine, other).unwrap_or_default();
         loop {
-            let left = scrape::drain_state(self.stack, colour)?.connections;
+            let left = scrape::drain_state(self.engine, colour)?.connections;
             if left == 0 || began.elapsed() >= deadline {
                 return Ok(left);
             }
@@ -172,7 +166,7 @@ impl Deploy<'_> {
             self.lock.keep(Duration::ZERO)?;
             let since = Instant::now();
             thread::sleep(SAMPLE_INTERVAL);
-            if let Ok(now) = scrape::handshakes(self.stack, other) {
+            if let Ok(now) = scrape::handshakes(self.engine, other) {
                 let rate = (now - handshakes).max(0.0) / since.elapsed().as_secs_f64();
                 let peak = &mut self.told.handshakes_per_second_max;
                 *peak = (*peak).max(rate as u64);
@@ -186,7 +180,7 @@ impl Steps for Deploy<'_> {
     fn enter(&mut self, step: Step) -> Result<()> {
         interrupt::check()?;
         self.lock.keep(match step {
-            Step::Build => native::BUILD_TIMEOUT,
+            Step::Build => BUILD_TIMEOUT,
             Step::Bake => self.plan.bake,
             _ => Duration::ZERO,
         })
@@ -209,8 +203,8 @@ impl Steps for Deploy<'_> {
 
     fn wait_ready(&mut self, colour: Colour) -> Result<()> {
         let what = format!("{colour} being ready");
-        wait::until(&what, READY_TIMEOUT, || scrape::ready(self.stack, colour))?;
-        let found = Version::of(self.stack, colour)?;
+        wait::until(&what, READY_TIMEOUT, || scrape::ready(self.engine, colour))?;
+        let found = Version::of(self.engine, colour)?;
         self.told.version = found.told();
         let differs = |meant: &String| *meant != found.revision;
         if let Some(meant) = self.meant.clone().filter(differs) {
@@ -227,12 +221,16 @@ impl Steps for Deploy<'_> {
     fn smoke(&mut self, colour: Colour) -> Result<()> {
         traefik::service(self.stack, colour)?;
         smoke::talk(&self.stack.preview(), colour)?;
-        smoke::health(self.stack, colour)
+        smoke::health(self.engine, colour)
     }
 
     fn switch(&mut self, to: Colour) -> Result<()> {
         self.written = Some(Instant::now());
-        self.router.point_to(to)
+        if to == self.plan.to {
+            self.router.try_out(to)
+        } else {
+            self.router.point_to(to)
+        }
     }
 
     fn confirm(&mut self, colour: Colour) -> Result<()> {
@@ -244,11 +242,13 @@ impl Steps for Deploy<'_> {
     }
 
     fn settle(&mut self, old: Colour) -> Result<()> {
-        traefik::settle(self.stack, old)
+        traefik::settle(self.engine, old)
     }
 
     fn bake(&mut self, plan: &Plan) -> Result<()> {
-        bake::bake(self.stack, plan.to, plan.bake)
+        bake::bake(self.engine, plan.to, plan.bake)?;
+        self.router.point_to(plan.to)?;
+        traefik::confirm(self.stack, plan.to)
     }
 
     /// A colour that cannot be drained, since it has crashed or is too old for that, is for
@@ -256,8 +256,8 @@ impl Steps for Deploy<'_> {
     fn drain(&mut self, colour: Colour, plan: &Plan) -> Result<()> {
         let began = Instant::now();
         let begin = || {
-            let before = scrape::drain_state(self.stack, colour)?.connections;
-            scrape::begin_drain(self.stack, colour, plan.drain_rate).map(|()| before)
+            let before = scrape::drain_state(self.engine, colour)?.connections;
+            scrape::begin_drain(self.engine, colour, plan.drain_rate).map(|()| before)
         };
         let before = match begin() {
             Ok(before) => before,
@@ -330,7 +330,8 @@ pub fn forget_warm(stack: &Stack, colour: Colour) {
 ///
 /// # Errors
 /// It does not stop.
-pub fn finish(stack: &Stack, engine: &dyn Engine, lock: &mut Lock, plan: &Plan) -> Result<()> {
+pub fn finish(engine: &dyn Engine, lock: &mut Lock, plan: &Plan) -> Result<()> {
+    let stack = engine.stack();
     let idle = plan.from;
     if !engine.runs(idle) || warm_until(stack, idle).is_some() {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::{colour::Colour, lock::Holder};
+use crate::{colour::Colour, engine::Kind, lock::Holder};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -14,12 +14,22 @@ pub enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("{path:?} cannot be understood ({reason}); run ./just down, delete it, run ./just up")]
     Record { path: PathBuf, reason: String },
-    #[error("the {0} engine is not there yet; use ENGINE=native")]
-    EngineToCome(String),
-    #[error("ENGINE={0} is not known; use ENGINE=native")]
-    Engine(String),
-    #[error("TALLY_PORT={0} is no port; use a number from 1 to 65535")]
-    Port(String),
+    #[error("{0}")]
+    Settings(String),
+    #[error("{source}; {cure}")]
+    Docker {
+        source: Box<Error>,
+        cure: &'static str,
+    },
+    #[error("the stack runs on the {0} engine; to change that: ./just down, then ./just up")]
+    OtherEngine(Kind),
+    #[error("{colour} is {state} (exit code {exit_code}); its last words: {words}")]
+    NotRunning {
+        colour: Colour,
+        state: String,
+        exit_code: String,
+        words: String,
+    },
     #[error("port {0} of 127.0.0.1 is taken; choose another one: TALLY_PORT=8081 ./just up")]
     PortTaken(u16),
     #[error("no port of 127.0.0.1 is free; stop something that listens there: ss -ltn")]

@@ -5,6 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
+    engine::STOP_TIMEOUT,
     error::{Error, Result},
     supervisor, wait,
 };
@@ -22,7 +23,7 @@ pub fn stop(run: &Path) -> Result<usize> {
         return Ok(0);
     }
     signal(&found, Signal::TERM);
-    if gone(run, supervisor::STOP_TIMEOUT).is_err() {
+    if gone(run, STOP_TIMEOUT).is_err() {
         signal(&find(run), Signal::KILL);
         gone(run, KILL_TIMEOUT)?;
     }

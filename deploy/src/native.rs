@@ -2,39 +2,32 @@
 
 use std::{
     env, fs,
+    io::{self, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::Duration,
 };
 
 use crate::{
     colour::Colour,
     command,
-    engine::Engine,
+    engine::{BUILD_TIMEOUT, Engine, Kind},
     error::{Error, Result},
     leftovers,
+    logs::Tails,
+    settings, sources,
     stack::Stack,
     supervisor::{Program, Supervisor},
     tools,
+    traefik::{self, Place},
 };
-
-/// A cold release build with link-time optimisation takes minutes, on a small machine many.
-pub const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
-
-const GIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 const TRAEFIK: &str = "traefik";
 
-/// The variables that set the deploy program itself up, or that it sets for each colour.
-const NOT_HANDED_ON: [&str; 7] = [
-    "TALLY_PORT",
-    "TALLY_SERVER",
-    "TALLY_REVISION",
-    "TALLY_LISTEN",
-    "TALLY_OPERATOR_LISTEN",
-    "TALLY_COLOUR",
-    "TALLY_STATE_DIR",
-];
+/// Between two looks at the logs that a person follows.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 pub struct Native {
     stack: Stack,
@@ -50,15 +43,16 @@ impl Native {
     }
 
     fn write_configuration(&self) -> Result<()> {
-        let template = self.stack.root().join("traefik/traefik.yml");
-        let text = fs::read_to_string(&template).map_err(Error::file(template))?;
-        let traefik = text
-            .replace("@FRONT_DOOR@", &self.stack.ports.front_door.to_string())
-            .replace("@INTERNAL@", &self.stack.ports.internal.to_string())
-            .replace("@PREVIEW@", &self.stack.ports.preview.to_string())
-            .replace("@DYNAMIC@", &self.stack.dynamic().to_string_lossy());
-        let path = self.stack.run().join("traefik.yml");
-        fs::write(&path, traefik).map_err(Error::file(path))?;
+        let web = SocketAddr::new(self.stack.bind, self.stack.ports.front_door);
+        traefik::write_configuration(
+            &self.stack,
+            &Place {
+                web: web.to_string(),
+                preview: self.stack.preview(),
+                internal: self.stack.internal(),
+                dynamic: self.stack.dynamic().to_string_lossy().into_owned(),
+            },
+        )?;
         self.configure_supervisor()
     }
 
@@ -80,7 +74,7 @@ impl Native {
         let state = self.stack.state().to_string_lossy().into_owned();
         let own = [
             ("TALLY_LISTEN", self.stack.public(colour)),
-            ("TALLY_OPERATOR_LISTEN", self.stack.operator(colour)),
+            ("TALLY_OPERATOR_LISTEN", self.operator_listen(colour)),
             ("TALLY_COLOUR", colour.to_string()),
             ("TALLY_STATE_DIR", state),
         ];
@@ -89,7 +83,7 @@ impl Native {
             name: colour.name(),
             binary,
             arguments: "",
-            variables: settings(env::vars()).chain(own).collect(),
+            variables: settings::handed_on().chain(own).collect(),
         }
     }
 
@@ -104,11 +98,17 @@ impl Native {
             .collect()
     }
 
-    fn revision(&self) -> String {
-        let mut git = Command::new("git");
-        git.args(["describe", "--always", "--dirty", "--abbrev=12"])
-            .current_dir(self.stack.root());
-        command::run(&mut git, GIT_TIMEOUT).unwrap_or_else(|_| "unknown".into())
+    fn operator_listen(&self, colour: Colour) -> String {
+        format!("127.0.0.1:{}", self.stack.operator_port(colour))
+    }
+
+    /// The files that the processes write.
+    fn log_files(&self) -> Vec<PathBuf> {
+        ["blue", "green", TRAEFIK, "supervisord"]
+            .map(|name| self.stack.log(name))
+            .into_iter()
+            .filter(|log| log.exists())
+            .collect()
     }
 
     fn build_release(&self, revision: &str) -> Result<PathBuf> {
@@ -125,29 +125,37 @@ impl Native {
     }
 }
 
-/// The server's settings among the variables: a flip hands the present ones to the new colour.
-fn settings(
-    variables: impl Iterator<Item = (String, String)>,
-) -> impl Iterator<Item = (String, String)> {
-    variables
-        .filter(|(name, _)| name.starts_with("TALLY_") && !NOT_HANDED_ON.contains(&name.as_str()))
-}
-
 impl Engine for Native {
-    fn name(&self) -> &'static str {
-        "native"
+    fn kind(&self) -> Kind {
+        Kind::Native
+    }
+
+    fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    fn operator(&self, colour: Colour) -> Result<String> {
+        Ok(self.operator_listen(colour))
     }
 
     fn binds(&self, colour: Colour) -> Vec<String> {
-        vec![self.stack.public(colour), self.stack.operator(colour)]
+        vec![self.stack.public(colour), self.operator_listen(colour)]
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.stack.run()
+    }
+
+    fn files_max(&self) -> u64 {
+        settings::files_of_this_process()
     }
 
     fn can_start(&self, colour: Colour) -> bool {
         self.stack.binary(colour).exists()
     }
 
-    fn running(&self) -> bool {
-        self.supervisor().running()
+    fn running(&self) -> Result<bool> {
+        Ok(self.supervisor().running())
     }
 
     fn stop_leftovers(&self) -> Result<usize> {
@@ -166,7 +174,7 @@ impl Engine for Native {
         let (built, revision) = match env::var_os("TALLY_SERVER") {
             Some(binary) => (PathBuf::from(binary), None),
             None => {
-                let revision = self.revision();
+                let revision = sources::revision(self.stack.root());
                 (self.build_release(&revision)?, Some(revision))
             }
         };
@@ -198,7 +206,7 @@ impl Engine for Native {
 
     /// The colours first, while Traefik still carries their goodbyes.
     fn down(&self) -> Result<()> {
-        if self.running() {
+        if self.supervisor().running() {
             for name in ["blue", "green", TRAEFIK] {
                 self.supervisor().stop(name)?;
             }
@@ -207,29 +215,19 @@ impl Engine for Native {
         self.stop_leftovers().map(drop)
     }
 
-    fn logs(&self) -> Vec<PathBuf> {
-        ["blue", "green", TRAEFIK, "supervisord"]
-            .map(|name| self.stack.log(name))
-            .into_iter()
-            .filter(|log| log.exists())
-            .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_are_handed_on_but_not_what_belongs_to_the_stack() {
-        let variables = [
-            ("TALLY_HEARTBEAT", "5s"),
-            ("TALLY_PORT", "8081"),
-            ("TALLY_COLOUR", "red"),
-            ("HOME", "/root"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let handed_on: Vec<_> = settings(variables.into_iter()).collect();
-        assert_eq!(handed_on, [("TALLY_HEARTBEAT".into(), "5s".into())]);
+    #[expect(clippy::print_stdout, reason = "logs are shown to a person")]
+    fn logs(&self, lines: usize, follow: bool) -> Result<()> {
+        let mut tails = Tails::default();
+        print!("{}", tails.last(&self.log_files(), lines)?);
+        if !follow {
+            return Ok(());
+        }
+        loop {
+            thread::sleep(FOLLOW_PAUSE);
+            print!("{}", tails.since(&self.log_files())?);
+            // A pipe is not flushed at each line, and the next one may be long in coming.
+            let flushed = io::stdout().flush();
+            flushed.map_err(Error::file("standard output"))?;
+        }
     }
 }

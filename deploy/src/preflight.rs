@@ -1,11 +1,8 @@
 //! What has to be true before a flip begins.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, path::Path};
 
-use rustix::{
-    fs::statvfs,
-    process::{Resource, getrlimit},
-};
+use rustix::fs::statvfs;
 
 use crate::{
     colour::Colour,
@@ -30,11 +27,11 @@ type Check<'a> = (
 
 /// Every check with its name and what it found, the bad as well as the good.
 pub fn look(
-    stack: &Stack,
     engine: &dyn Engine,
     from: Colour,
 ) -> Vec<(&'static str, std::result::Result<String, String>)> {
     let to = from.other();
+    let stack = engine.stack();
     let checks: [Check; 5] = [
         (
             "the router's file",
@@ -45,16 +42,16 @@ pub fn look(
             Box::new(move || service_is_known(stack, to)),
         ),
         ("ports", Box::new(move || ports_are_free(engine, to))),
-        ("disk", Box::new(move || disk_has_room(stack))),
-        ("open files", Box::new(move || files_suffice(stack, from))),
+        ("disk", Box::new(move || disk_has_room(&engine.disk()))),
+        ("open files", Box::new(move || files_suffice(engine, from))),
     ];
     checks.map(|(name, check)| (name, check())).into()
 }
 
 /// # Errors
 /// Everything that is wrong, at once.
-pub fn check(stack: &Stack, engine: &dyn Engine, from: Colour) -> Result<()> {
-    let wrong: Vec<String> = look(stack, engine, from)
+pub fn check(engine: &dyn Engine, from: Colour) -> Result<()> {
+    let wrong: Vec<String> = look(engine, from)
         .into_iter()
         .filter_map(|(name, found)| Some(format!("  {name}: {}", found.err()?)))
         .collect();
@@ -95,9 +92,8 @@ fn ports_are_free(engine: &dyn Engine, colour: Colour) -> std::result::Result<St
     Ok(format!("those of {colour} are free"))
 }
 
-fn disk_has_room(stack: &Stack) -> std::result::Result<String, String> {
-    let folder = stack.run();
-    let free = statvfs(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
+fn disk_has_room(folder: &Path) -> std::result::Result<String, String> {
+    let free = statvfs(folder).map_err(|error| format!("{folder:?}: {error}"))?;
     let free = free.f_bavail.saturating_mul(free.f_frsize);
     let found = format!("{} MB free", free / 1024 / 1024);
     if free < FREE_BYTES_MIN {
@@ -109,15 +105,15 @@ fn disk_has_room(stack: &Stack) -> std::result::Result<String, String> {
 }
 
 /// The sockets of the live colour have to find room on the other one.
-fn files_suffice(stack: &Stack, live: Colour) -> std::result::Result<String, String> {
-    let samples = Samples::of(stack, live).map_err(|error| error.to_string())?;
+fn files_suffice(engine: &dyn Engine, live: Colour) -> std::result::Result<String, String> {
+    let samples = Samples::of(engine, live).map_err(|error| error.to_string())?;
     let sockets = samples.sum("tally_active_connections") as u64;
-    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let limit = engine.files_max();
     let needed = sockets + FILES_BESIDE_SOCKETS;
     if limit < needed {
         Err(format!(
             "a process may open {limit}, and {sockets} sockets need {needed}; raise the hard limit \
-             (ulimit -Hn)"
+             (ulimit -Hn, and NOFILE for containers)"
         ))
     } else {
         Ok(format!("{limit} for {sockets} sockets"))

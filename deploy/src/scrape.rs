@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{colour::Colour, error::Result, http, stack::Stack};
+use crate::{colour::Colour, engine::Engine, error::Result, http};
 
 /// The samples of one look at `/metrics`, by name with labels.
 pub struct Samples(HashMap<String, f64>);
@@ -12,8 +12,8 @@ pub struct Samples(HashMap<String, f64>);
 impl Samples {
     /// # Errors
     /// The colour does not answer.
-    pub fn of(stack: &Stack, colour: Colour) -> Result<Self> {
-        let text = http::get_ok(&format!("http://{}/metrics", stack.operator(colour)))?;
+    pub fn of(engine: &dyn Engine, colour: Colour) -> Result<Self> {
+        let text = http::get_ok(&operator_url(engine, colour, "metrics")?)?;
         Ok(Self::parse(&text))
     }
 
@@ -52,9 +52,8 @@ pub struct Version {
 impl Version {
     /// # Errors
     /// The colour does not answer, or not with a version.
-    pub fn of(stack: &Stack, colour: Colour) -> Result<Self> {
-        let url = format!("http://{}/version", stack.operator(colour));
-        http::get_json(&url)
+    pub fn of(engine: &dyn Engine, colour: Colour) -> Result<Self> {
+        http::get_json(&operator_url(engine, colour, "version")?)
     }
 
     pub fn told(&self) -> String {
@@ -69,22 +68,22 @@ pub struct DrainState {
     pub connections: u64,
 }
 
-fn drain_url(stack: &Stack, colour: Colour) -> String {
-    format!("http://{}/drain", stack.operator(colour))
+fn operator_url(engine: &dyn Engine, colour: Colour, path: &str) -> Result<String> {
+    Ok(format!("http://{}/{path}", engine.operator(colour)?))
 }
 
 /// # Errors
 /// The colour does not answer.
-pub fn drain_state(stack: &Stack, colour: Colour) -> Result<DrainState> {
-    http::get_json(&drain_url(stack, colour))
+pub fn drain_state(engine: &dyn Engine, colour: Colour) -> Result<DrainState> {
+    http::get_json(&operator_url(engine, colour, "drain")?)
 }
 
 /// Begins to send the sockets of a colour away, `rate` of them a second.
 ///
 /// # Errors
 /// The colour does not answer, or refuses.
-pub fn begin_drain(stack: &Stack, colour: Colour, rate: u32) -> Result<()> {
-    let url = format!("{}?rate={rate}", drain_url(stack, colour));
+pub fn begin_drain(engine: &dyn Engine, colour: Colour, rate: u32) -> Result<()> {
+    let url = operator_url(engine, colour, &format!("drain?rate={rate}"))?;
     http::post(&url).map(drop)
 }
 
@@ -92,8 +91,8 @@ pub fn begin_drain(stack: &Stack, colour: Colour, rate: u32) -> Result<()> {
 ///
 /// # Errors
 /// The colour does not answer, or is shutting down for good.
-pub fn take_drain_back(stack: &Stack, colour: Colour) -> Result<()> {
-    http::delete(&drain_url(stack, colour)).map(drop)
+pub fn take_drain_back(engine: &dyn Engine, colour: Colour) -> Result<()> {
+    http::delete(&operator_url(engine, colour, "drain")?).map(drop)
 }
 
 /// What a rate of handshakes is measured with.
@@ -101,14 +100,20 @@ pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// # Errors
 /// The colour does not answer.
-pub fn handshakes(stack: &Stack, colour: Colour) -> Result<f64> {
-    Ok(Samples::of(stack, colour)?.sum("tally_handshakes_total"))
+pub fn handshakes(engine: &dyn Engine, colour: Colour) -> Result<f64> {
+    Ok(Samples::of(engine, colour)?.sum("tally_handshakes_total"))
 }
 
 /// # Errors
 /// It takes no new connections.
-pub fn ready(stack: &Stack, colour: Colour) -> Result<()> {
-    http::get_ok(&format!("http://{}/readyz", stack.operator(colour))).map(drop)
+pub fn ready(engine: &dyn Engine, colour: Colour) -> Result<()> {
+    http::get_ok(&operator_url(engine, colour, "readyz")?).map(drop)
+}
+
+/// # Errors
+/// Nobody answers for it.
+pub fn alive(engine: &dyn Engine, colour: Colour) -> Result<()> {
+    http::get_ok(&operator_url(engine, colour, "healthz")?).map(drop)
 }
 
 #[cfg(test)]

@@ -24,10 +24,9 @@ use tungstenite::{
 
 use crate::{
     colour::Colour,
+    engine::Engine,
     error::{Error, Result},
-    http,
-    scrape::Samples,
-    stack::Stack,
+    scrape::{self, Samples},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -188,15 +187,14 @@ pub fn talk(address: &str, colour: Colour) -> Result<()> {
 ///
 /// # Errors
 /// It is not alive, or its metrics do not know the conversations that it just had.
-pub fn health(stack: &Stack, colour: Colour) -> Result<()> {
-    let operator = stack.operator(colour);
-    http::get_ok(&format!("http://{operator}/healthz"))?;
-    let samples = Samples::of(stack, colour)?;
+pub fn health(engine: &dyn Engine, colour: Colour) -> Result<()> {
+    scrape::alive(engine, colour)?;
+    let samples = Samples::of(engine, colour)?;
     if samples.sum("tally_messages_total") > 0.0 && samples.sum("tally_build_info") == 1.0 {
         Ok(())
     } else {
         Err(Error::Smoke {
-            address: operator,
+            address: engine.operator(colour)?,
             step: "the metrics",
             reason: "tally_messages_total or tally_build_info is missing".into(),
         })

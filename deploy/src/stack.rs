@@ -2,6 +2,9 @@
 
 use std::{
     fs,
+    net::IpAddr,
+    ops::Deref,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -9,20 +12,38 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     colour::Colour,
+    engine::Kind,
     error::{Error, Result},
     ports::Ports,
 };
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Record {
-    engine: String,
-    ports: Ports,
+/// What `up` decided, and every later verb has to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Names what lives outside the clone: containers, networks, images. Another clone on this
+    /// machine has another one, and this clone keeps it.
+    pub name: String,
+    pub engine: Kind,
+    pub ports: Ports,
+    /// The address of this machine that the front door is at.
+    pub bind: IpAddr,
+    /// Files that a colour may open.
+    pub files_max: u64,
 }
 
+/// A record with the clone that it is about.
 #[derive(Clone, Debug)]
 pub struct Stack {
     root: PathBuf,
-    pub ports: Ports,
+    record: Record,
+}
+
+impl Deref for Stack {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.record
+    }
 }
 
 impl Stack {
@@ -36,36 +57,30 @@ impl Stack {
             Ok(text) => text,
             Err(_) => return Err(Error::NotUp),
         };
-        let record: Record = serde_json::from_str(&text).map_err(|error| Error::Record {
+        let record = serde_json::from_str(&text).map_err(|error| Error::Record {
             path,
             reason: error.to_string(),
         })?;
-        if record.engine != "native" {
-            return Err(Error::Engine(record.engine));
-        }
-        Ok(Self {
-            root: root.to_owned(),
-            ports: record.ports,
-        })
+        Ok(Self::new(root, record))
     }
 
-    /// A stack at these ports, recorded.
+    fn new(root: &Path, record: Record) -> Self {
+        Self {
+            root: root.to_owned(),
+            record,
+        }
+    }
+
+    /// A stack as `up` decided, recorded.
     ///
     /// # Errors
     /// The record cannot be written.
-    pub fn create(root: &Path, ports: Ports) -> Result<Self> {
-        let stack = Self {
-            root: root.to_owned(),
-            ports,
-        };
+    pub fn create(root: &Path, record: Record) -> Result<Self> {
+        let text = serde_json::to_string_pretty(&record).expect("plain fields serialise");
+        let stack = Self::new(root, record);
         for folder in [stack.run(), stack.logs(), stack.state()] {
             fs::create_dir_all(&folder).map_err(Error::file(folder))?;
         }
-        let record = Record {
-            engine: "native".into(),
-            ports: stack.ports,
-        };
-        let text = serde_json::to_string_pretty(&record).expect("plain fields serialise");
         let path = record_path(root);
         fs::write(&path, text + "\n").map_err(Error::file(path))?;
         Ok(stack)
@@ -146,10 +161,6 @@ impl Stack {
         format!("127.0.0.1:{}", self.public_port(colour))
     }
 
-    pub fn operator(&self, colour: Colour) -> String {
-        format!("127.0.0.1:{}", self.operator_port(colour))
-    }
-
     pub fn preview(&self) -> String {
         format!("127.0.0.1:{}", self.ports.preview)
     }
@@ -159,12 +170,23 @@ impl Stack {
     }
 }
 
+/// FNV-1a of the folder: the same on every machine and with every compiler.
+pub fn name_of(root: &Path) -> String {
+    let bytes = root.as_os_str().as_bytes().iter();
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    format!("tally-{:06x}", hash >> 40)
+}
+
 fn record_path(root: &Path) -> PathBuf {
     root.join(".tally").join("stack.json")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -180,8 +202,22 @@ mod tests {
             green: 5,
             green_operator: 6,
         };
-        Stack::create(root.path(), ports).unwrap();
-        assert_eq!(Stack::load(root.path()).unwrap().ports, ports);
+        let record = Record {
+            name: name_of(root.path()),
+            engine: Kind::Docker,
+            ports,
+            bind: Ipv4Addr::LOCALHOST.into(),
+            files_max: 20_000,
+        };
+        Stack::create(root.path(), record.clone()).unwrap();
+        assert_eq!(*Stack::load(root.path()).unwrap(), record);
+    }
+
+    #[test]
+    fn a_clone_has_a_name_of_its_own() {
+        let [here, there] = ["/srv/tally", "/srv/tally2"].map(|root| name_of(Path::new(root)));
+        assert_eq!(here, "tally-615da6");
+        assert_ne!(here, there);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use crate::{
     command,
+    engine::STOP_TIMEOUT,
     error::{Error, Result},
     stack::Stack,
     tools, wait,
@@ -12,9 +13,6 @@ use crate::{
 /// What supervisord puts into the environment of its programs.
 pub const MARK: &str = "SUPERVISOR_ENABLED=1";
 const MARK_NAME: &str = "SUPERVISOR_ENABLED";
-
-/// Until a program is killed. The server promises to end within 10 s of SIGTERM.
-pub const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// One word with supervisord; the longest is a stop, which waits for the program's end.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,11 +1,12 @@
 //! What Traefik says of itself, and what it does.
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
     colour::Colour,
+    engine::Engine,
     error::{Error, Result},
     http,
     router::ROUTER,
@@ -23,6 +24,31 @@ const PROBES: usize = 5;
 const STILL_INTERVAL: Duration = Duration::from_millis(250);
 const STILL_TIMES: usize = 3;
 
+/// What differs between a process of this machine and a container.
+pub struct Place {
+    pub web: String,
+    pub preview: String,
+    pub internal: String,
+    /// The folder that it watches, as it sees it.
+    pub dynamic: String,
+}
+
+/// Makes Traefik's static configuration out of the project's file. It is read when Traefik starts.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn write_configuration(stack: &Stack, place: &Place) -> Result<()> {
+    let template = stack.root().join("traefik/traefik.yml");
+    let text = fs::read_to_string(&template).map_err(Error::file(template))?;
+    let text = text
+        .replace("@WEB@", &place.web)
+        .replace("@PREVIEW@", &place.preview)
+        .replace("@INTERNAL@", &place.internal)
+        .replace("@DYNAMIC@", &place.dynamic);
+    let path = stack.run().join("traefik.yml");
+    fs::write(&path, text).map_err(Error::file(path))
+}
+
 #[derive(Deserialize)]
 struct RouterState {
     service: String,
@@ -32,6 +58,11 @@ struct RouterState {
 #[derive(Deserialize)]
 struct ServiceState {
     status: String,
+}
+
+/// Whether Traefik itself is there.
+pub fn answers(stack: &Stack) -> bool {
+    http::get_ok(&format!("http://{}/ping", stack.internal())).is_ok()
 }
 
 /// The colour that Traefik's own API names as live.
@@ -47,8 +78,7 @@ pub fn live(stack: &Stack) -> Result<Colour> {
             status: state.status,
         });
     }
-    let name = state.service.trim_start_matches("tally-");
-    name.parse().map_err(|_: String| Error::Http {
+    Colour::of_service(&state.service).ok_or_else(|| Error::Http {
         url,
         answer: format!("that the service is {}", state.service),
     })
@@ -88,7 +118,9 @@ pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
             Ok(found) if found == colour => Ok(Ok(())),
             Ok(found) => Err(Error::NotTaken(found)),
             // It is taken over, and means nothing: waiting makes that no better.
-            Err(Error::Meaningless { service, status }) if service == colour.service() => {
+            Err(Error::Meaningless { service, status })
+                if Colour::of_service(&service) == Some(colour) =>
+            {
                 Ok(Err(Error::Meaningless { service, status }))
             }
             Err(error) => Err(error),
@@ -137,15 +169,15 @@ pub fn probe(stack: &Stack, agent: &ureq::Agent, colour: Colour) -> Result<()> {
 ///
 /// # Errors
 /// They go on.
-pub fn settle(stack: &Stack, colour: Colour) -> Result<()> {
-    let mut seen = scrape::handshakes(stack, colour)?;
+pub fn settle(engine: &dyn Engine, colour: Colour) -> Result<()> {
+    let mut seen = scrape::handshakes(engine, colour)?;
     let mut still = 0;
     wait::until(
         &format!("the end of handshakes on {colour}"),
         SWITCH_TIMEOUT,
         || {
             thread::sleep(STILL_INTERVAL);
-            let now = scrape::handshakes(stack, colour)?;
+            let now = scrape::handshakes(engine, colour)?;
             still = if now == seen { still + 1 } else { 0 };
             seen = now;
             if still >= STILL_TIMES {

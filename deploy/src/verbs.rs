@@ -5,8 +5,7 @@
 )]
 
 use std::{
-    env, fs,
-    io::Write,
+    fs,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -18,49 +17,30 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     colour::Colour,
     deploy::{self, READY_TIMEOUT, forget_warm, progress, warm_until},
-    engine::Engine,
+    engine::{self, Engine, Kind},
     error::{Error, Result},
     flip::{Plan, Source, Step},
     history::{self, Outcome},
     interrupt,
     lock::{self, Holder, Lock},
-    logs,
-    native::Native,
     ports::{self, Ports},
     preflight,
     router::Router,
     scrape::{self, Version},
+    settings::Settings,
     smoke,
-    stack::Stack,
+    stack::{self, Record, Stack},
     traefik, wait,
 };
 
-/// Between two looks at the logs that a person follows.
-const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+/// Between two looks at what a colour is kept warm for.
+const RETIRE_PAUSE: Duration = Duration::from_millis(200);
 
 /// For a flip that is told to stop: it may have to go back first.
 const STOP_FLIP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Sockets a second that are sent away, unless a person says otherwise.
 pub const DRAIN_RATE: u32 = 500;
-
-fn check_engine() -> Result<()> {
-    match env::var("ENGINE").as_deref() {
-        Err(_) | Ok("" | "native") => Ok(()),
-        Ok("docker") => Err(Error::EngineToCome("docker".into())),
-        Ok(other) => Err(Error::Engine(other.to_owned())),
-    }
-}
-
-fn wanted_port() -> Result<Option<u16>> {
-    match env::var("TALLY_PORT").as_deref() {
-        Err(_) | Ok("") => Ok(None),
-        Ok(text) => match text.parse() {
-            Ok(port) if port > 0 => Ok(Some(port)),
-            _ => Err(Error::Port(text.to_owned())),
-        },
-    }
-}
 
 /// Takes the lock; says so when somebody left it behind.
 fn take_lock(root: &Path, verb: &str) -> Result<Lock> {
@@ -77,36 +57,62 @@ fn take_lock(root: &Path, verb: &str) -> Result<Lock> {
     Ok(lock)
 }
 
-/// The stack of this clone. One that runs keeps its ports: others would leave its processes
-/// behind. One that does not gets new ones for those that somebody has taken meanwhile.
-fn place(root: &Path, wanted: Option<u16>) -> Result<Stack> {
-    let stack = match Stack::load(root) {
-        Err(Error::NotUp) => {
-            let ports = Ports::pick(wanted.unwrap_or(ports::FRONT_DOOR), None)?;
-            return Stack::create(root, ports);
-        }
-        stack => stack?,
+/// The engine for the stack of this clone, with ports and all decided.
+///
+/// One that runs keeps what it has: other ports would leave its processes behind. One that does not
+/// gets new ones for those that somebody has taken meanwhile.
+fn place(root: &Path, settings: &Settings) -> Result<Box<dyn Engine>> {
+    let recorded = match Stack::load(root) {
+        Err(Error::NotUp) => None,
+        stack => Some(engine::of(stack?)),
     };
-    let engine = Native::new(stack.clone());
+    if let Some(engine) = &recorded {
+        stop_leftovers(engine.as_ref())?;
+        if engine.running()? {
+            return stays(engine.stack(), settings).map(engine::of);
+        }
+    }
+    let before = recorded.map(|engine| engine.stack().clone());
+    let before = before.as_ref();
+    let door = before.map_or(ports::FRONT_DOOR, |stack| stack.ports.front_door);
+    let kind = settings.engine.or(before.map(|stack| stack.engine));
+    let record = Record {
+        name: before.map_or_else(|| stack::name_of(root), |stack| stack.name.clone()),
+        engine: kind.unwrap_or_else(Kind::found_here),
+        ports: Ports::pick(
+            settings.port.unwrap_or(door),
+            before.map(|stack| stack.ports),
+        )?,
+        bind: settings.bind,
+        files_max: settings.files_max,
+    };
+    Stack::create(root, record).map(engine::of)
+}
+
+/// A stack that runs stays where it is.
+fn stays(stack: &Stack, settings: &Settings) -> Result<Stack> {
+    let (engine, door) = (stack.engine, stack.ports.front_door);
+    if settings.engine.is_some_and(|wanted| wanted != engine) {
+        Err(Error::OtherEngine(engine))
+    } else if settings.port.is_some_and(|wanted| wanted != door) {
+        Err(Error::RunsElsewhere(door))
+    } else {
+        Ok(stack.clone())
+    }
+}
+
+fn stop_leftovers(engine: &dyn Engine) -> Result<()> {
     let began = Instant::now();
     let stopped = engine.stop_leftovers()?;
     if stopped > 0 {
         let what = format!("{stopped} processes that ran unsupervised are stopped");
         progress(&what, began);
     }
-    let door = stack.ports.front_door;
-    match (engine.running(), wanted) {
-        (true, Some(port)) if port != door => Err(Error::RunsElsewhere(door)),
-        (true, _) => Ok(stack),
-        (false, wanted) => {
-            let ports = Ports::pick(wanted.unwrap_or(door), Some(stack.ports))?;
-            Stack::create(root, ports)
-        }
-    }
+    Ok(())
 }
 
 /// Starts the live colour if it does not run. One that runs is left alone, however busy it is.
-fn raise(stack: &Stack, engine: &impl Engine, live: Colour) -> Result<()> {
+fn raise(engine: &dyn Engine, live: Colour) -> Result<()> {
     let began = Instant::now();
     if !engine.runs(live) {
         engine.build(live)?;
@@ -117,7 +123,7 @@ fn raise(stack: &Stack, engine: &impl Engine, live: Colour) -> Result<()> {
     let what = format!("{live} being ready");
     // An earlier flip may have been ended in the middle of a drain, and this one is live after all.
     wait::until(&what, READY_TIMEOUT, || {
-        scrape::ready(stack, live).or_else(|_| scrape::take_drain_back(stack, live))
+        scrape::ready(engine, live).or_else(|_| scrape::take_drain_back(engine, live))
     })?;
     progress(&format!("{live} is ready"), began);
     Ok(())
@@ -126,17 +132,16 @@ fn raise(stack: &Stack, engine: &impl Engine, live: Colour) -> Result<()> {
 pub fn up(root: &Path) -> Result<()> {
     let began = Instant::now();
     interrupt::catch()?;
-    check_engine()?;
-    let wanted = wanted_port()?;
+    let settings = Settings::read()?;
     let mut lock = take_lock(root, "up")?;
-    let stack = place(root, wanted)?;
-    let engine = Native::new(stack.clone());
+    let engine = place(root, &settings)?;
+    let (engine, stack) = (engine.as_ref(), engine.stack());
     let router = Router::new(&stack.dynamic());
     engine.prepare()?;
-    progress("tools and supervisor are there", began);
+    progress(&format!("the {} engine is there", engine.kind()), began);
     let live = router.live().unwrap_or(Colour::Blue);
-    forget_warm(&stack, live);
-    raise(&stack, &engine, live)?;
+    forget_warm(stack, live);
+    raise(engine, live)?;
     router.point_to(live)?;
     let started = Instant::now();
     engine.start_traefik()?;
@@ -154,17 +159,17 @@ pub fn up(root: &Path) -> Result<()> {
         drain_rate: DRAIN_RATE,
         keep_warm: None,
     };
-    deploy::finish(&stack, &engine, &mut lock, &plan)?;
+    deploy::finish(engine, &mut lock, &plan)?;
     drop(lock);
     println!();
     status(root)
 }
 
-/// The stack, if it is up.
-fn running(root: &Path) -> Result<Stack> {
-    let stack = Stack::load(root)?;
-    if Native::new(stack.clone()).running() {
-        Ok(stack)
+/// The engine of the stack, if it is up.
+fn running(root: &Path) -> Result<Box<dyn Engine>> {
+    let engine = engine::of(Stack::load(root)?);
+    if engine.running()? {
+        Ok(engine)
     } else {
         Err(Error::NotUp)
     }
@@ -181,9 +186,8 @@ pub struct FlipOptions {
 
 pub fn flip(root: &Path, options: FlipOptions) -> Result<()> {
     interrupt::catch()?;
-    check_engine()?;
-    let stack = running(root)?;
-    let engine = Native::new(stack.clone());
+    let engine = running(root)?;
+    let (engine, stack) = (engine.as_ref(), engine.stack());
     let plan = |from: Colour| Plan {
         from,
         to: from.other(),
@@ -193,18 +197,18 @@ pub fn flip(root: &Path, options: FlipOptions) -> Result<()> {
         keep_warm: options.keep_warm,
     };
     if options.dry_run {
-        return tell_plan(&stack, &engine, &plan(traefik::live(&stack)?));
+        return tell_plan(engine, &plan(traefik::live(stack)?));
     }
     let began = Instant::now();
     let mut lock = take_lock(root, "flip")?;
-    let plan = plan(traefik::live(&stack)?);
-    preflight::check(&stack, &engine, plan.from)?;
+    let plan = plan(traefik::live(stack)?);
+    preflight::check(engine, plan.from)?;
     progress("the lock is taken, and nothing stands in the way", began);
-    deploy::run("flip", &plan, &stack, &engine, &mut lock)
+    deploy::run("flip", &plan, engine, &mut lock)
 }
 
 /// Says what a flip would do, and changes nothing.
-fn tell_plan(stack: &Stack, engine: &dyn Engine, plan: &Plan) -> Result<()> {
+fn tell_plan(engine: &dyn Engine, plan: &Plan) -> Result<()> {
     println!(
         "{} is live; a flip would see to it, one after the other, that",
         plan.from
@@ -213,22 +217,21 @@ fn tell_plan(stack: &Stack, engine: &dyn Engine, plan: &Plan) -> Result<()> {
         println!("{number:>3}. {}", step.goal(plan));
     }
     println!("\nbefore it begins it would look at");
-    for (name, found) in preflight::look(stack, engine, plan.from) {
+    for (name, found) in preflight::look(engine, plan.from) {
         let found = found.unwrap_or_else(|wrong| format!("NOT GOOD: {wrong}"));
         println!("     {name}: {found}");
     }
-    preflight::check(stack, engine, plan.from)
+    preflight::check(engine, plan.from)
 }
 
 /// Goes back to the colour that was live before; a flip that is under way is told to stop first.
 pub fn rollback(root: &Path, drain_rate: u32) -> Result<()> {
     let began = Instant::now();
     interrupt::catch()?;
-    check_engine()?;
-    let stack = running(root)?;
-    let engine = Native::new(stack.clone());
-    if stop_flip(&stack)? {
-        let live = traefik::live(&stack)?;
+    let engine = running(root)?;
+    let (engine, stack) = (engine.as_ref(), engine.stack());
+    if stop_flip(stack)? {
+        let live = traefik::live(stack)?;
         progress(
             &format!("the flip went back by itself: {live} is live"),
             began,
@@ -236,7 +239,7 @@ pub fn rollback(root: &Path, drain_rate: u32) -> Result<()> {
         return Ok(());
     }
     let mut lock = take_lock(root, "rollback")?;
-    let from = traefik::live(&stack)?;
+    let from = traefik::live(stack)?;
     let to = from.other();
     let source = match (engine.runs(to), engine.can_start(to)) {
         (true, _) => Source::Warm,
@@ -251,7 +254,7 @@ pub fn rollback(root: &Path, drain_rate: u32) -> Result<()> {
         drain_rate,
         keep_warm: None,
     };
-    deploy::run("rollback", &plan, &stack, &engine, &mut lock)
+    deploy::run("rollback", &plan, engine, &mut lock)
 }
 
 /// Tells a flip of this machine to stop, and waits until it has. Returns whether it went back, so
@@ -303,17 +306,17 @@ pub fn retire(root: &Path, colour: Colour) -> Result<()> {
         reason: error.to_string(),
     })?;
     while still_meant() && Utc::now() < end {
-        thread::sleep(FOLLOW_PAUSE);
+        thread::sleep(RETIRE_PAUSE);
     }
     // Whoever is at it now may want this colour, or take it down anyway.
     let mut lock = None;
     while still_meant() && lock.is_none() {
         lock = take_lock(root, "retire").ok();
-        thread::sleep(FOLLOW_PAUSE);
+        thread::sleep(RETIRE_PAUSE);
     }
     if still_meant() && traefik::live(&stack)? != colour {
         forget_warm(&stack, colour);
-        Native::new(stack).stop(colour)?;
+        engine::of(stack).stop(colour)?;
     }
     Ok(())
 }
@@ -339,17 +342,19 @@ pub fn down(root: &Path) -> Result<()> {
     for colour in Colour::ALL {
         forget_warm(&stack, colour);
     }
-    Native::new(stack).down()?;
+    engine::of(stack).down()?;
     progress("everything is stopped", began);
     Ok(())
 }
 
 pub fn status(root: &Path) -> Result<()> {
-    let stack = running(root)?;
-    let live = traefik::live(&stack);
+    let engine = running(root)?;
+    let (engine, stack) = (engine.as_ref(), engine.stack());
+    let live = traefik::live(stack);
     println!(
-        "front door  http://{}/  (native engine)",
-        stack.front_door()
+        "front door  http://{}/  ({} engine)",
+        stack.front_door(),
+        engine.kind()
     );
     match &live {
         Ok(colour) => println!("live        {colour}, says Traefik"),
@@ -361,55 +366,35 @@ pub fn status(root: &Path) -> Result<()> {
         println!("            but the router's file names {named}: look at ./just logs");
     }
     for colour in Colour::ALL {
-        println!("{:<11} {}", colour.name(), state(&stack, colour));
+        println!("{:<11} {}", colour.name(), state(engine, colour));
     }
     println!("preview     http://{}/  (the idle colour)", stack.preview());
     println!("traefik     http://{}/api/rawdata", stack.internal());
-    println!("logs        {}", stack.logs().display());
+    println!("logs        ./just logs --follow");
     if let Some(holder) = lock::holder(&stack.lock())?.filter(Holder::lives) {
         println!("under way   {}", Error::Locked(Box::new(holder)));
     }
     live.map(drop)
 }
 
-fn state(stack: &Stack, colour: Colour) -> String {
-    let Ok(version) = Version::of(stack, colour) else {
+fn state(engine: &dyn Engine, colour: Colour) -> String {
+    let (Ok(operator), Ok(version)) = (engine.operator(colour), Version::of(engine, colour)) else {
         return "not running".into();
     };
-    let connections = scrape::drain_state(stack, colour).map(|state| state.connections);
+    let connections = scrape::drain_state(engine, colour).map(|state| state.connections);
     let connections = connections.map_or("?".into(), |connections| connections.to_string());
-    let warm = warm_until(stack, colour);
-    let state = match (scrape::ready(stack, colour), warm) {
+    let warm = warm_until(engine.stack(), colour);
+    let state = match (scrape::ready(engine, colour), warm) {
         (Ok(()), _) => "ready".to_owned(),
         (Err(_), Some(until)) => format!("kept warm until {until}"),
         (Err(_), None) => "draining".to_owned(),
     };
     format!(
-        "{state}, {connections} connections, version {}, metrics at http://{}/metrics",
+        "{state}, {connections} connections, version {}, metrics at http://{operator}/metrics",
         version.told(),
-        stack.operator(colour)
     )
 }
 
 pub fn logs(root: &Path, lines: usize, follow: bool) -> Result<()> {
-    let stack = Stack::load(root)?;
-    let engine = Native::new(stack);
-    let mut tails = logs::Tails::default();
-    print!("{}", tails.last(&engine.logs(), lines)?);
-    if follow {
-        go_on(&engine, &mut tails)
-    } else {
-        Ok(())
-    }
-}
-
-/// Shows what is written, until the person has seen enough.
-fn go_on(engine: &impl Engine, tails: &mut logs::Tails) -> Result<()> {
-    loop {
-        thread::sleep(FOLLOW_PAUSE);
-        print!("{}", tails.since(&engine.logs())?);
-        // A pipe is not flushed at each line, and the next one may be long in coming.
-        let flushed = std::io::stdout().flush();
-        flushed.map_err(Error::file("standard output"))?;
-    }
+    engine::of(Stack::load(root)?).logs(lines, follow)
 }

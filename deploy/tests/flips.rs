@@ -3,18 +3,29 @@
 #[expect(dead_code, reason = "the tests of the stack need more of it")]
 #[path = "stack/clone.rs"]
 mod clone;
+#[expect(dead_code, reason = "the tests of the stack need more of it")]
+#[path = "stack/engine.rs"]
+mod engine;
 
 use std::{
     fs,
     net::TcpStream,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use tungstenite::{Message, WebSocket};
 
-use crate::clone::Clone;
+use crate::{
+    clone::Clone,
+    engine::{Engine, on_each_engine},
+};
+
+on_each_engine!(twenty_flips_under_a_thousand_talking_sockets);
 
 const FLIPS: usize = 20;
 const THREADS: usize = 4;
@@ -97,10 +108,13 @@ impl Crowd {
     }
 }
 
-#[test]
-fn twenty_flips_under_a_thousand_talking_sockets() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn twenty_flips_under_a_thousand_talking_sockets(engine: Engine) {
+    // One crowd at a time: two would measure each other.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let crowd = Crowd::default();
     let began = Instant::now();
     let failures: Vec<String> = thread::scope(|scope| {

@@ -16,6 +16,8 @@ use std::{
 
 use tungstenite::{Message, WebSocket, handshake::client::Response};
 
+use crate::engine::{Engine, docker};
+
 /// Of a test with what must come, on a machine that may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -44,15 +46,21 @@ pub fn server() -> &'static Path {
 pub struct Clone {
     pub root: tempfile::TempDir,
     pub port: u16,
+    pub engine: Engine,
 }
 
 impl Clone {
-    pub fn new() -> Self {
+    pub fn new(engine: Engine) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let traefik = root.path().join("traefik");
-        fs::create_dir_all(traefik.join("dynamic")).unwrap();
-        for file in ["traefik.yml", "dynamic/services.yml"] {
-            fs::copy(workspace().join("traefik").join(file), traefik.join(file)).unwrap();
+        for file in [
+            "traefik/traefik.yml",
+            "traefik/dynamic/services.yml",
+            "deploy/compose/edge.yml",
+            "deploy/compose/colour.yml",
+        ] {
+            let copy = root.path().join(file);
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(workspace().join(file), copy).unwrap();
         }
         // The tools are installed once for all tests, where `up` would put them.
         let tools = workspace().join(".tools");
@@ -60,25 +68,34 @@ impl Clone {
         std::os::unix::fs::symlink(tools, root.path().join(".tools")).unwrap();
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = free.local_addr().unwrap().port();
-        Self { root, port }
+        Self { root, port, engine }
     }
 
-    pub fn run(&self, verb: &str, server: &Path) -> Output {
-        self.command(self.port, verb, server).output().unwrap()
+    pub fn run(&self, verb: &str) -> Output {
+        self.command(verb).output().unwrap()
+    }
+
+    /// Runs a verb with another server than that of the present sources.
+    pub fn run_with(&self, verb: &str, (variable, server): (&str, String)) -> Output {
+        let mut command = self.command(verb);
+        command.env(variable, server).output().unwrap()
     }
 
     /// A verb with its options. A flip bakes no longer than it must, unless it says so.
-    pub fn command(&self, port: u16, verb: &str, server: &Path) -> Command {
+    pub fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tally-deploy"));
         command
             .arg("--root")
             .arg(self.root.path())
             .args(verb.split_whitespace())
-            .env("TALLY_PORT", port.to_string())
+            .env("ENGINE", self.engine.to_string())
+            .env("TALLY_PORT", self.port.to_string())
             // No beat falls into the conversations of these tests, however long they take.
-            .env("TALLY_HEARTBEAT", "1h")
-            .env("TALLY_SERVER", server)
-            .env_remove("ENGINE");
+            .env("TALLY_HEARTBEAT", "1h");
+        if verb == "up" || verb.starts_with("flip") {
+            let (variable, server) = self.engine.server();
+            command.env(variable, server);
+        }
         if verb.starts_with("flip") && !verb.contains("--bake") {
             command.args(["--bake", "0s"]);
         }
@@ -86,7 +103,7 @@ impl Clone {
     }
 
     pub fn succeeds(&self, verb: &str) -> String {
-        let output = self.run(verb, server());
+        let output = self.run(verb);
         let told = told(&output);
         assert!(output.status.success(), "{verb}: {told}");
         told
@@ -98,7 +115,11 @@ impl Clone {
         reason = "a skipped test says so on standard output"
     )]
     pub fn up(&self) -> Option<String> {
-        let output = self.run("up", server());
+        if let Some(lack) = self.engine.lacks() {
+            println!("skipped: {lack}");
+            return None;
+        }
+        let output = self.run("up");
         let told = told(&output);
         if told.contains("the tools cannot be installed") {
             println!("skipped: {}", told.lines().last().unwrap_or_default());
@@ -111,7 +132,7 @@ impl Clone {
     /// Runs a verb, and does something once it has printed a line with `needle` in it; `act` gets
     /// the process's id. Returns the exit code, if any, and all that was told.
     pub fn watch(&self, verb: &str, needle: &str, act: impl FnOnce(u32)) -> (Option<i32>, String) {
-        let mut command = self.command(self.port, verb, server());
+        let mut command = self.command(verb);
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -134,6 +155,23 @@ impl Clone {
         (output.status.code(), told)
     }
 
+    /// A stack on an engine, up; none where this machine lacks what that needs.
+    pub fn upped(engine: Engine) -> Option<Self> {
+        let clone = Self::new(engine);
+        clone.up().map(|_| clone)
+    }
+
+    /// The name of a container.
+    pub fn container(&self, name: &str) -> String {
+        format!("{}-{name}", self.record()["name"].as_str().unwrap())
+    }
+
+    /// What `up` decided.
+    pub fn record(&self) -> serde_json::Value {
+        let text = fs::read_to_string(self.root.path().join(".tally/stack.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
     /// A word with this clone's supervisord.
     pub fn supervisor(&self, arguments: &[&str]) -> String {
         let output = Command::new(self.root.path().join(".tools/venv/bin/supervisorctl"))
@@ -146,6 +184,12 @@ impl Clone {
 
     /// Whatever runs in this clone: every process of a stack works in its folder.
     pub fn processes(&self) -> Vec<PathBuf> {
+        if self.engine == Engine::Docker {
+            let name = self.record()["name"].clone();
+            let ours = format!("--filter=label=tally.stack={}", name.as_str().unwrap());
+            let names = docker(&["ps", &ours, "--format={{.Names}}"]).unwrap();
+            return names.lines().map(PathBuf::from).collect();
+        }
         let folder = self.root.path().canonicalize().unwrap().join(".tally");
         let works_here = |process: &PathBuf| {
             fs::read_link(process.join("cwd")).is_ok_and(|found| found == folder)
@@ -216,7 +260,7 @@ impl Clone {
 
 impl Drop for Clone {
     fn drop(&mut self) {
-        self.run("down", Path::new("/"));
+        self.run("down");
     }
 }
 
@@ -224,19 +268,26 @@ pub fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// Handshakes and counts without pause until told to stop; every failure counts.
-pub fn talk_until(clone: &Clone, over: &AtomicBool, handshakes: &AtomicU64) -> Vec<String> {
+/// Handshakes and counts without pause until told to stop; every failure counts. Only on a colour
+/// that `dies` may a conversation end without an answer.
+pub fn talk_until(
+    clone: &Clone,
+    dies: Option<&str>,
+    over: &AtomicBool,
+    handshakes: &AtomicU64,
+) -> Vec<String> {
     let mut failures = Vec::new();
     while !over.load(Ordering::Relaxed) {
         match clone.connect() {
             Err(error) => failures.push(error),
-            Ok((mut socket, _)) => {
+            Ok((mut socket, response)) => {
                 handshakes.fetch_add(1, Ordering::Relaxed);
-                socket.send(Message::text("x")).unwrap();
-                match socket.read() {
+                let sent = socket.send(Message::text("x"));
+                match sent.and_then(|()| socket.read()) {
                     Ok(Message::Text(answer)) if answer == "{\"count\":1}" => {}
                     // The drain may come first; the bye then tells that nothing was counted.
                     Ok(Message::Text(bye)) if bye == "{\"bye\":true,\"total\":0}" => {}
+                    Err(_) if dies.is_some_and(|dies| response.headers()["x-colour"] == *dies) => {}
                     other => failures.push(format!("{other:?}")),
                 }
             }
@@ -258,10 +309,19 @@ pub fn talking<T>(clone: &Clone, act: impl FnOnce() -> T) -> T {
 
 /// The same where clients may be sent away, with the right total; says how often that was.
 pub fn moving<T>(clone: &Clone, act: impl FnOnce() -> T) -> (T, usize) {
+    watched(clone, None, act)
+}
+
+/// The same where one colour dies: whoever talks to it just then is cut off, and nobody else.
+pub fn surviving<T>(clone: &Clone, dies: &str, act: impl FnOnce() -> T) -> (T, usize) {
+    watched(clone, Some(dies), act)
+}
+
+fn watched<T>(clone: &Clone, dies: Option<&str>, act: impl FnOnce() -> T) -> (T, usize) {
     let over = AtomicBool::new(false);
     let handshakes = AtomicU64::new(0);
     thread::scope(|scope| {
-        let comes = scope.spawn(|| talk_until(clone, &over, &handshakes));
+        let comes = scope.spawn(|| talk_until(clone, dies, &over, &handshakes));
         let stays = scope.spawn(|| stay_until(clone, &over));
         let outcome = act();
         over.store(true, Ordering::Relaxed);

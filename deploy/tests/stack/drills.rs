@@ -3,24 +3,38 @@
 use std::{
     fs,
     net::TcpStream,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::{Path, PathBuf},
+    os::unix::fs::symlink,
     thread,
     time::{Duration, Instant},
 };
 
-use crate::clone::{Clone, PATIENCE, moving, server, signal, talking, told};
+use crate::{
+    clone::{Clone, PATIENCE, moving, signal, surviving, talking, told},
+    engine::{Engine, Sick, on_each_engine},
+};
+
+on_each_engine!(
+    a_colour_that_fails_the_smoke_test_never_goes_live,
+    a_colour_that_dies_in_the_bake_is_taken_back,
+    a_file_that_traefik_cannot_read_leaves_the_old_configuration,
+    a_configuration_without_meaning_is_noticed_and_taken_back,
+    traefik_may_restart_in_the_middle_of_a_flip,
+    without_traefik_no_flip_begins_and_in_its_middle_both_colours_stay,
+    two_flips_at_once_are_one_flip,
+    a_full_disk_under_the_history_stops_no_flip,
+    up_recovers_from_a_flip_that_was_killed_at_any_step,
+    the_next_flip_recovers_from_one_that_was_killed_at_any_step,
+    a_rollback_recovers_from_a_flip_that_was_killed_at_any_step,
+    a_flip_that_is_told_to_stop_leaves_one_colour_live,
+    a_rollback_needs_seconds_where_the_old_colour_is_warm,
+    a_colour_is_kept_warm_no_longer_than_it_was_told,
+    a_rollback_in_the_bake_ends_the_flip_that_bakes,
+    a_dry_run_tells_the_plan_and_changes_nothing,
+    the_preview_door_leads_to_the_idle_colour_and_to_loopback_only,
+);
 
 const SMOKED: &str = "passes the smoke test";
 const SWITCHED: &str = "the front door leads to green";
-
-/// A server that is not what it should be.
-fn script(clone: &Clone, text: &str) -> PathBuf {
-    let path = clone.root.path().join("sick");
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-    path
-}
 
 fn history(clone: &Clone) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(clone.root.path().join(".tally/history.jsonl")).unwrap();
@@ -29,16 +43,12 @@ fn history(clone: &Clone) -> Vec<serde_json::Value> {
         .collect()
 }
 
-#[test]
-fn a_colour_that_fails_the_smoke_test_never_goes_live() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
-    let text = format!(
-        "#!/bin/sh\nTALLY_MESSAGE_BYTES_MAX=1 exec {}\n",
-        server().display()
-    );
-    let sick = script(&clone, &text);
-    let output = talking(&clone, || clone.run("flip", &sick));
+fn a_colour_that_fails_the_smoke_test_never_goes_live(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
+    let sick = engine.sick(&clone, Sick::RefusesMessages);
+    let output = talking(&clone, || clone.run_with("flip", sick));
     let told = told(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("failed at counting"), "{told}");
@@ -47,32 +57,32 @@ fn a_colour_that_fails_the_smoke_test_never_goes_live() {
     assert_eq!(history(&clone)[0]["outcome"], "refused");
 }
 
-#[test]
-fn a_colour_that_dies_in_the_bake_is_taken_back() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
-    let (mut stays, _) = clone.connect().unwrap();
+fn a_colour_that_dies_in_the_bake_is_taken_back(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let began = Instant::now();
-    let (code, told) = clone.watch("flip --bake 60s", "no handshake reaches blue", |_| {
-        signal("KILL", clone.supervisor(&["pid", "green"]).parse().unwrap());
+    let ((code, told), byes) = surviving(&clone, "green", || {
+        clone.watch("flip --bake 60s", "no handshake reaches blue", |_| {
+            engine.kill(&clone, "green");
+        })
     });
+    assert_eq!(byes, 0, "who stayed on blue is not sent away");
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("green did not hold out"), "{told}");
     assert!(told.contains("blue serves again"), "{told}");
     assert!(began.elapsed() < Duration::from_secs(40), "{told}");
     assert_eq!(clone.colour(), "blue");
     assert_eq!(history(&clone)[0]["outcome"], "taken_back");
-    stays.send("still here".into()).unwrap();
-    assert_eq!(stays.read().unwrap().to_string(), "{\"count\":1}");
 }
 
-#[test]
-fn a_file_that_traefik_cannot_read_leaves_the_old_configuration() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn a_file_that_traefik_cannot_read_leaves_the_old_configuration(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let broken = clone.root.path().join("traefik/dynamic/broken.yml");
     fs::write(&broken, "http: [").unwrap();
-    let output = talking(&clone, || clone.run("flip", server()));
+    let output = talking(&clone, || clone.run("flip"));
     let said = told(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("kept its old configuration"), "{said}");
@@ -83,10 +93,10 @@ fn a_file_that_traefik_cannot_read_leaves_the_old_configuration() {
     assert_eq!(clone.colour(), "green");
 }
 
-#[test]
-fn a_configuration_without_meaning_is_noticed_and_taken_back() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn a_configuration_without_meaning_is_noticed_and_taken_back(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let dynamic = clone.root.path().join("traefik/dynamic");
     let meaningless = fs::read_to_string(dynamic.join("services.yml"))
         .unwrap()
@@ -100,53 +110,52 @@ fn a_configuration_without_meaning_is_noticed_and_taken_back() {
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("blue serves again; the front door"), "{told}");
     assert_eq!(clone.colour(), "blue");
-    let output = talking(&clone, || clone.run("flip", server()));
-    let told = super::clone::told(&output);
+    let output = talking(&clone, || clone.run("flip"));
+    let told = crate::clone::told(&output);
     assert!(told.contains("before a flip can begin"), "{told}");
     assert!(told.contains("services.yml"), "{told}");
 }
 
-#[test]
-fn traefik_may_restart_in_the_middle_of_a_flip() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn traefik_may_restart_in_the_middle_of_a_flip(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let (code, told) = clone.watch("flip", SMOKED, |_| {
-        let traefik = clone.supervisor(&["pid", "traefik"]);
-        signal("KILL", traefik.parse().unwrap());
+        engine.kill(&clone, "traefik");
     });
     assert_eq!(code, Some(0), "{told}");
     assert_eq!(clone.colour(), "green");
 }
 
-#[test]
-fn without_traefik_no_flip_begins_and_in_its_middle_both_colours_stay() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn without_traefik_no_flip_begins_and_in_its_middle_both_colours_stay(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let (code, told) = clone.watch("flip", SMOKED, |_| {
-        clone.supervisor(&["stop", "traefik"]);
+        engine.stop(&clone, "traefik");
     });
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("going back to blue failed too"), "{told}");
     for colour in ["blue", "green"] {
-        assert!(clone.supervisor(&["status", colour]).contains("RUNNING"));
+        assert!(engine.runs(&clone, colour));
     }
-    let output = clone.run("flip", server());
-    let told = super::clone::told(&output);
+    let output = clone.run("flip");
+    let told = crate::clone::told(&output);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("/api/http/routers/"), "{told}");
     clone.succeeds("up");
     assert_eq!(clone.colour(), "blue");
-    assert!(!clone.supervisor(&["status", "green"]).contains("RUNNING"));
+    assert!(!engine.runs(&clone, "green"));
 }
 
-#[test]
-fn two_flips_at_once_are_one_flip() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn two_flips_at_once_are_one_flip(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let (code, told) = clone.watch("flip --bake 2s", SWITCHED, |first| {
         for verb in ["flip", "down", "up"] {
-            let output = clone.run(verb, server());
-            let said = super::clone::told(&output);
+            let output = clone.run(verb);
+            let said = told(&output);
             assert_eq!(output.status.code(), Some(1), "{said}");
             assert!(said.contains(&format!("process {first} ")), "{said}");
         }
@@ -156,10 +165,10 @@ fn two_flips_at_once_are_one_flip() {
     assert_eq!(clone.colour(), "green");
 }
 
-#[test]
-fn a_full_disk_under_the_history_stops_no_flip() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn a_full_disk_under_the_history_stops_no_flip(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     symlink("/dev/full", clone.root.path().join(".tally/history.jsonl")).unwrap();
     let told = clone.succeeds("flip");
     assert!(told.contains("not written down"), "{told}");
@@ -168,9 +177,10 @@ fn a_full_disk_under_the_history_stops_no_flip() {
 }
 
 /// Ends a flip behind each of its steps, and lets `recover` put things right.
-fn end_at_every_step(name: &str, recover: &str) {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn end_at_every_step(engine: Engine, name: &str, recover: &str) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     for step in [
         "is built",
         "is started",
@@ -183,8 +193,8 @@ fn end_at_every_step(name: &str, recover: &str) {
     ] {
         let (_, told) = clone.watch("flip --bake 1s", step, |flip| signal(name, flip));
         let live = clone.settled();
-        let (recovered, _) = moving(&clone, || clone.run(recover, server()));
-        let said = super::clone::told(&recovered);
+        let (recovered, _) = moving(&clone, || clone.run(recover));
+        let said = crate::clone::told(&recovered);
         assert!(
             recovered.status.success(),
             "{name} at {step:?}: {told}{said}"
@@ -198,11 +208,8 @@ fn end_at_every_step(name: &str, recover: &str) {
             assert!(told.contains("somebody asked to stop"), "{step:?}: {told}");
             assert!(told.contains(&live), "{step:?}: {told}");
         }
-        let idle = clone.supervisor(&["status", other(&expected)]);
-        assert!(
-            !idle.contains("RUNNING"),
-            "{name} at {step:?}: {said}{idle}"
-        );
+        let idle = engine.runs(&clone, other(&expected));
+        assert!(!idle, "{name} at {step:?}: {said}");
     }
 }
 
@@ -210,30 +217,26 @@ fn other(colour: &str) -> &str {
     if colour == "blue" { "green" } else { "blue" }
 }
 
-#[test]
-fn up_recovers_from_a_flip_that_was_killed_at_any_step() {
-    end_at_every_step("KILL", "up");
+fn up_recovers_from_a_flip_that_was_killed_at_any_step(engine: Engine) {
+    end_at_every_step(engine, "KILL", "up");
 }
 
-#[test]
-fn the_next_flip_recovers_from_one_that_was_killed_at_any_step() {
-    end_at_every_step("KILL", "flip");
+fn the_next_flip_recovers_from_one_that_was_killed_at_any_step(engine: Engine) {
+    end_at_every_step(engine, "KILL", "flip");
 }
 
-#[test]
-fn a_rollback_recovers_from_a_flip_that_was_killed_at_any_step() {
-    end_at_every_step("KILL", "rollback");
+fn a_rollback_recovers_from_a_flip_that_was_killed_at_any_step(engine: Engine) {
+    end_at_every_step(engine, "KILL", "rollback");
 }
 
-#[test]
-fn a_flip_that_is_told_to_stop_leaves_one_colour_live() {
-    end_at_every_step("INT", "up");
+fn a_flip_that_is_told_to_stop_leaves_one_colour_live(engine: Engine) {
+    end_at_every_step(engine, "INT", "up");
 }
 
-#[test]
-fn a_rollback_needs_seconds_where_the_old_colour_is_warm() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn a_rollback_needs_seconds_where_the_old_colour_is_warm(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let told = clone.succeeds("flip --keep-warm 60s");
     assert!(told.contains("blue is kept warm"), "{told}");
     assert!(clone.succeeds("status").contains("kept warm until"));
@@ -249,23 +252,23 @@ fn a_rollback_needs_seconds_where_the_old_colour_is_warm() {
     assert!(clone.succeeds("history").contains("rollback"));
 }
 
-#[test]
-fn a_colour_is_kept_warm_no_longer_than_it_was_told() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn a_colour_is_kept_warm_no_longer_than_it_was_told(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     clone.succeeds("flip --keep-warm 1s");
     let began = Instant::now();
-    while clone.supervisor(&["status", "blue"]).contains("RUNNING") {
+    while engine.runs(&clone, "blue") {
         assert!(began.elapsed() < PATIENCE);
         thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(clone.colour(), "green");
 }
 
-#[test]
-fn a_rollback_in_the_bake_ends_the_flip_that_bakes() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn a_rollback_in_the_bake_ends_the_flip_that_bakes(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let (code, told) = clone.watch("flip --bake 60s", "no handshake reaches blue", |_| {
         let said = clone.succeeds("rollback");
         assert!(said.contains("blue is live"), "{said}");
@@ -274,10 +277,10 @@ fn a_rollback_in_the_bake_ends_the_flip_that_bakes() {
     assert_eq!(clone.colour(), "blue");
 }
 
-#[test]
-fn a_dry_run_tells_the_plan_and_changes_nothing() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn a_dry_run_tells_the_plan_and_changes_nothing(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let router = clone.root.path().join("traefik/dynamic/router.yml");
     let before = fs::read(&router).unwrap();
     let told = clone.succeeds("flip --dry-run");
@@ -285,17 +288,14 @@ fn a_dry_run_tells_the_plan_and_changes_nothing() {
     assert!(told.contains("MB free"), "{told}");
     assert_eq!(fs::read(&router).unwrap(), before);
     assert!(!clone.root.path().join(".tally/history.jsonl").exists());
-    assert!(!clone.supervisor(&["status", "green"]).contains("RUNNING"));
+    assert!(!engine.runs(&clone, "green"));
 }
 
-#[test]
-fn the_preview_door_leads_to_the_idle_colour_and_to_loopback_only() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
-    let record = fs::read_to_string(clone.root.path().join(".tally/stack.json")).unwrap();
-    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
-    let port = record["ports"]["preview"].as_u64().unwrap();
+fn the_preview_door_leads_to_the_idle_colour_and_to_loopback_only(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
+    let port = clone.record()["ports"]["preview"].as_u64().unwrap();
     assert!(TcpStream::connect(format!("127.0.0.1:{port}")).is_ok());
     assert!(TcpStream::connect(format!("127.0.0.2:{port}")).is_err());
-    assert!(Path::new("/").exists());
 }

@@ -2,4 +2,5 @@
 
 mod clone;
 mod drills;
+mod engine;
 mod verbs;

@@ -1,27 +1,37 @@
 //! The verbs, when all is well or plainly not.
 
 use std::{
-    fs,
     net::TcpListener,
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
+    time::Instant,
 };
 
 use tungstenite::Message;
 
-use crate::clone::{Clone, server, talk_until, told};
+use crate::{
+    clone::{Clone, PATIENCE, talk_until, told},
+    engine::{Engine, Sick, on_each_engine},
+};
 
-#[test]
-fn up_flip_and_down() {
-    let clone = Clone::new();
+on_each_engine!(
+    up_flip_and_down,
+    a_colour_that_is_sick_never_goes_live,
+    what_an_idle_colour_ran_before_is_not_flipped_to,
+    the_front_door_leads_to_the_server_only_and_logs_no_session,
+);
+
+fn up_flip_and_down(engine: Engine) {
+    let clone = Clone::new(engine);
     let Some(up) = clone.up() else { return };
     assert!(up.contains("live        blue"), "{up}");
     assert_eq!(clone.colour(), "blue");
     clone.succeeds("up");
-    let elsewhere = clone.command(clone.port - 1, "up", server());
-    let elsewhere = { elsewhere }.output().unwrap();
+    let mut elsewhere = clone.command("up");
+    elsewhere.env("TALLY_PORT", (clone.port - 1).to_string());
+    let elsewhere = elsewhere.output().unwrap();
     assert!(
         told(&elsewhere).contains("./just down"),
         "{}",
@@ -30,7 +40,7 @@ fn up_flip_and_down() {
 
     let (over, handshakes) = (AtomicBool::new(false), AtomicU64::new(0));
     let failures = thread::scope(|scope| {
-        let talker = scope.spawn(|| talk_until(&clone, &over, &handshakes));
+        let talker = scope.spawn(|| talk_until(&clone, None, &over, &handshakes));
         let flip = clone.succeeds("flip");
         assert!(flip.contains("==> green is live"), "{flip}");
         let back = clone.succeeds("flip");
@@ -47,36 +57,29 @@ fn up_flip_and_down() {
 
     let status = clone.succeeds("status");
     assert!(status.contains("green       not running"), "{status}");
-    assert!(
-        clone
-            .succeeds("logs")
-            .contains("\"event\":\"shutdown_complete\"")
-    );
+    let logs = clone.succeeds("logs");
+    assert!(logs.contains("\"event\":\"shutdown_complete\""), "{logs}");
     clone.succeeds("down");
     assert!(clone.connect().is_err(), "nobody listens any more");
     assert_eq!(clone.processes(), Vec::<PathBuf>::new());
     clone.succeeds("down");
     for verb in ["flip", "status"] {
-        let output = clone.run(verb, server());
+        let output = clone.run(verb);
         assert_eq!(output.status.code(), Some(1));
         assert!(told(&output).contains("./just up"), "{}", told(&output));
     }
 }
 
-#[test]
-fn a_colour_that_is_sick_never_goes_live() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn a_colour_that_is_sick_never_goes_live(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     let (mut talking, _) = clone.connect().unwrap();
-    for (reason, script) in [
-        ("green", "#!/bin/sh\nexit 1\n"),
-        ("green being ready", "#!/bin/sh\nexec sleep 60\n"),
+    for (reason, sick) in [
+        ("green", Sick::EndsAtOnce),
+        ("green being ready", Sick::NeverReady),
     ] {
-        let sick = clone.root.path().join("sick");
-        fs::write(&sick, script).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(&sick, mode).unwrap();
-        let output = clone.run("flip", &sick);
+        let output = clone.run_with("flip", engine.sick(&clone, sick));
         let told = told(&output);
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(
@@ -89,22 +92,23 @@ fn a_colour_that_is_sick_never_goes_live() {
     assert_eq!(talking.read().unwrap(), Message::text("{\"count\":1}"));
 }
 
-#[test]
-fn what_an_idle_colour_ran_before_is_not_flipped_to() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn what_an_idle_colour_ran_before_is_not_flipped_to(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     clone.succeeds("flip");
-    clone.supervisor(&["start", "blue"]);
-    let before = clone.supervisor(&["pid", "blue"]);
+    engine.start(&clone, "blue");
+    let before = engine.process(&clone, "blue");
     clone.succeeds("flip");
     assert_eq!(clone.colour(), "blue");
-    assert_ne!(clone.supervisor(&["pid", "blue"]), before);
+    assert_ne!(engine.process(&clone, "blue"), before);
 }
 
 #[test]
 fn a_stack_whose_supervisor_was_killed_comes_up_again_and_goes_down_whole() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+    let Some(clone) = Clone::upped(Engine::Native) else {
+        return;
+    };
     let kill = |clone: &Clone| {
         let supervisor = clone.supervisor(&["pid"]);
         let killed = Command::new("kill").args(["-KILL", &supervisor]).status();
@@ -121,10 +125,10 @@ fn a_stack_whose_supervisor_was_killed_comes_up_again_and_goes_down_whole() {
     assert_eq!(clone.processes(), Vec::<PathBuf>::new());
 }
 
-#[test]
-fn the_front_door_leads_to_the_server_only_and_logs_no_session() {
-    let clone = Clone::new();
-    let Some(_) = clone.up() else { return };
+fn the_front_door_leads_to_the_server_only_and_logs_no_session(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
     assert_eq!(clone.get("/healthz"), "200");
     for internal in [
         "/api/rawdata",
@@ -137,28 +141,30 @@ fn the_front_door_leads_to_the_server_only_and_logs_no_session() {
     }
     let session = "0f3b6c1e-9a53-4c57-8f0e-5d1f6a1b2c3d";
     assert_eq!(clone.get(&format!("/ws/chat/?session={session}")), "426");
-    // Stopped, Traefik has written all it had to say.
-    clone.succeeds("down");
-    let log = fs::read_to_string(clone.root.path().join(".tally/logs/traefik.log")).unwrap();
-    let seen = |line: &str| line.contains("\"request_X-Request-Id\":\"seen\"");
-    assert!(
-        log.lines()
-            .any(|line| line.contains("/ws/chat/") && seen(line)),
-        "{log}"
-    );
+    let seen = |line: &str| {
+        line.contains("/ws/chat/") && line.contains("\"request_X-Request-Id\":\"seen\"")
+    };
+    let began = Instant::now();
+    let log = loop {
+        let log = clone.succeeds("logs 100");
+        if log.lines().any(seen) {
+            break log;
+        }
+        assert!(began.elapsed() < PATIENCE, "{log}");
+    };
     assert!(!log.contains(session));
 }
 
 #[test]
 fn without_a_stack_the_verbs_say_how_to_start_one() {
-    let clone = Clone::new();
+    let clone = Clone::new(Engine::Native);
     for verb in ["flip", "status", "logs"] {
-        let output = clone.run(verb, server());
+        let output = clone.run(verb);
         assert_eq!(output.status.code(), Some(1));
         assert!(told(&output).contains("./just up"), "{}", told(&output));
     }
     let taken = TcpListener::bind(("127.0.0.1", clone.port)).unwrap();
-    let output = clone.run("up", server());
+    let output = clone.run("up");
     assert!(told(&output).contains("TALLY_PORT="), "{}", told(&output));
     drop(taken);
 }

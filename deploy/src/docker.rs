@@ -1,0 +1,465 @@
+//! The Docker engine: a container for each colour and one for Traefik, on networks of their own.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
+
+use chrono::Utc;
+
+use crate::{
+    colour::Colour,
+    command,
+    engine::{BUILD_TIMEOUT, Engine, Kind, STOP_TIMEOUT},
+    error::{Error, Result},
+    settings, sources,
+    stack::Stack,
+    traefik::{self, Place},
+};
+
+/// One word with the engine.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An image that is pulled may have a slow line.
+const PULL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Beside the time that a process may take to end.
+const ENGINE_SLACK: Duration = Duration::from_secs(20);
+
+/// Marks containers and images as this stack's.
+const LABEL: &str = "tally.stack";
+
+/// Where Traefik's container has what it reads.
+const CONFIGURATION: &str = "/etc/traefik";
+
+/// In the colours' containers; nothing publishes it.
+const OPERATOR_PORT: u16 = 9000;
+
+const TRAEFIK: &str = "traefik";
+
+pub struct Docker {
+    stack: Stack,
+}
+
+/// Whether there is an engine to talk to, with Compose.
+pub fn answers() -> bool {
+    check().is_ok()
+}
+
+fn check() -> Result<()> {
+    for (arguments, cure) in [
+        (
+            ["version", "--format={{.Server.Version}}"],
+            "start the engine (systemctl start docker) or use ENGINE=native",
+        ),
+        (
+            ["compose", "version"],
+            "install Compose (apt-get install docker-compose-plugin) or use ENGINE=native",
+        ),
+    ] {
+        docker(&arguments, TIMEOUT).map_err(|source| Error::Docker {
+            source: Box::new(source),
+            cure,
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs the client; returns what it printed.
+fn docker(arguments: &[&str], limit: Duration) -> Result<String> {
+    command::run(Command::new("docker").args(arguments), limit)
+}
+
+/// What the engine knows of a container.
+#[derive(Debug, PartialEq, Eq)]
+struct Container {
+    status: String,
+    exit_code: String,
+    address: String,
+}
+
+impl Container {
+    const FORMAT: &str = "--format={{.State.Status}} {{.State.ExitCode}} \
+                          {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+
+    fn parse(text: &str) -> Self {
+        let mut words = text.split_whitespace().map(str::to_owned);
+        let mut next = || words.next().unwrap_or_default();
+        Self {
+            status: next(),
+            exit_code: next(),
+            address: next(),
+        }
+    }
+
+    fn lives(&self) -> bool {
+        ["running", "restarting", "paused"].contains(&self.status.as_str())
+    }
+}
+
+impl Docker {
+    pub fn new(stack: Stack) -> Self {
+        Self { stack }
+    }
+
+    fn container(&self, name: &str) -> String {
+        format!("{}-{name}", self.stack.name)
+    }
+
+    /// What a colour runs, and would run again. One name for each, so that old images go.
+    fn image(&self, colour: Colour) -> String {
+        format!("{}/{colour}:deployed", self.stack.name)
+    }
+
+    fn inspect(&self, name: &str) -> Result<Container> {
+        let name = self.container(name);
+        let told = docker(&["inspect", Container::FORMAT, &name], TIMEOUT)?;
+        Ok(Container::parse(&told))
+    }
+
+    fn label(&self) -> String {
+        format!("{LABEL}={}", self.stack.name)
+    }
+
+    /// Compose with one of the project's files, whose placeholders are filled from here.
+    fn compose(&self, project: &str, file: &str, variables: &[(&str, String)]) -> Command {
+        let file = self.stack.root().join("deploy/compose").join(file);
+        let mut compose = Command::new("docker");
+        compose
+            .args(["compose", "--project-name"])
+            .arg(self.container(project))
+            .arg("--file")
+            .arg(file)
+            .env("STACK", &self.stack.name)
+            .env("NOFILE", self.stack.files_max.to_string())
+            .envs(variables.iter().map(|(name, value)| (name, value)));
+        compose
+    }
+
+    fn edge(&self) -> Command {
+        let ports = self.stack.ports;
+        let (user, group) = edge_user();
+        self.compose(
+            "edge",
+            "edge.yml",
+            &[
+                ("BIND", self.stack.bind.to_string()),
+                ("FRONT_DOOR", ports.front_door.to_string()),
+                ("INTERNAL", ports.internal.to_string()),
+                ("PREVIEW", ports.preview.to_string()),
+                ("EDGE_USER", format!("{user}:{group}")),
+            ],
+        )
+    }
+
+    fn colour(&self, colour: Colour) -> Command {
+        self.compose(
+            colour.name(),
+            "colour.yml",
+            &[
+                ("COLOUR", colour.to_string()),
+                ("IMAGE", self.image(colour)),
+                (
+                    "SETTINGS",
+                    self.settings(colour).to_string_lossy().into_owned(),
+                ),
+            ],
+        )
+    }
+
+    fn settings(&self, colour: Colour) -> PathBuf {
+        self.stack.run().join(format!("{colour}.env"))
+    }
+
+    fn write_settings(&self, colour: Colour) -> Result<()> {
+        let text: String = settings::handed_on()
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .collect();
+        let path = self.settings(colour);
+        fs::write(&path, text).map_err(Error::file(path))
+    }
+
+    fn build_image(&self, colour: Colour) -> Result<String> {
+        let root = self.stack.root();
+        let revision = sources::revision(root);
+        let mut build = Command::new("docker");
+        build
+            .args(["build", "--file"])
+            .arg(root.join("server/Dockerfile"))
+            .args(["--tag", &self.image(colour)])
+            .args(["--label", &self.label()])
+            .args([
+                "--build-arg",
+                &format!("VERSION={}", env!("CARGO_PKG_VERSION")),
+            ])
+            .args(["--build-arg", &format!("REVISION={revision}")])
+            .args([
+                "--build-arg",
+                &format!("CREATED={}", Utc::now().to_rfc3339()),
+            ])
+            .arg(root)
+            // Without it an old client builds without cache mounts.
+            .env("DOCKER_BUILDKIT", "1");
+        command::watch(&mut build, BUILD_TIMEOUT)?;
+        Ok(revision)
+    }
+
+    /// Takes an image that somebody else has built; returns the revision it is labelled with.
+    fn take_image(&self, colour: Colour, image: &str) -> Result<Option<String>> {
+        let here = docker(&["image", "inspect", "--format={{.Id}}", image], TIMEOUT);
+        if here.is_err() {
+            docker(&["pull", "--quiet", image], PULL_TIMEOUT)?;
+        }
+        docker(&["tag", image, &self.image(colour)], TIMEOUT)?;
+        let label = "--format={{index .Config.Labels \"org.opencontainers.image.revision\"}}";
+        let revision = docker(&["image", "inspect", label, image], TIMEOUT)?;
+        Ok(Some(revision).filter(|revision| !revision.is_empty()))
+    }
+
+    /// What a colour ran before it was built anew is of no use to anybody.
+    fn forget_old_images(&self) {
+        let of_this_stack = format!("--filter=label={}", self.label());
+        // They only take room: what cannot be removed now is removed the next time.
+        let _ = docker(&["image", "prune", "--force", &of_this_stack], TIMEOUT);
+    }
+
+    fn stop_container(&self, name: &str) -> Result<()> {
+        let time = STOP_TIMEOUT.as_secs().to_string();
+        let name = self.container(name);
+        let stop = ["stop", "--time", &time, &name];
+        match docker(&stop, STOP_TIMEOUT + ENGINE_SLACK) {
+            Err(Error::Command { reason, .. }) if reason.contains("No such container") => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// The last line that a container wrote, to either stream.
+    fn last_words(&self, name: &str) -> String {
+        let mut logs = Command::new("docker");
+        logs.args(["logs", "--tail=1", &self.container(name)]);
+        let words = command::run_with_complaints(&mut logs, TIMEOUT);
+        words.unwrap_or_default()
+    }
+
+    fn write_configuration(&self) -> Result<()> {
+        let listens = |port: u16| format!(":{port}");
+        traefik::write_configuration(
+            &self.stack,
+            &Place {
+                web: listens(8080),
+                preview: listens(8081),
+                internal: listens(8082),
+                dynamic: format!("{CONFIGURATION}/dynamic"),
+            },
+        )
+    }
+
+    /// The containers that there are, running or not.
+    fn containers(&self) -> Result<Vec<String>> {
+        let ours = format!("--filter=label={}", self.label());
+        let names = docker(&["ps", "--all", &ours, "--format={{.Names}}"], TIMEOUT)?;
+        let mut names: Vec<String> = names.lines().map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// Traefik needs no rights, only the files that belong to whoever runs this; root's are given away.
+fn edge_user() -> (u32, u32) {
+    const NOBODY: u32 = 65532;
+    let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
+    if user.is_root() {
+        (NOBODY, NOBODY)
+    } else {
+        (user.as_raw(), group.as_raw())
+    }
+}
+
+impl Engine for Docker {
+    fn kind(&self) -> Kind {
+        Kind::Docker
+    }
+
+    fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// On the private network, which this machine is part of. Asked each time: a container that
+    /// was started again may have another address.
+    fn operator(&self, colour: Colour) -> Result<String> {
+        let container = self.inspect(colour.name())?;
+        if container.status == "running" && !container.address.is_empty() {
+            return Ok(format!("{}:{OPERATOR_PORT}", container.address));
+        }
+        Err(Error::NotRunning {
+            colour,
+            state: container.status,
+            exit_code: container.exit_code,
+            words: self.last_words(colour.name()),
+        })
+    }
+
+    fn binds(&self, _colour: Colour) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn disk(&self) -> PathBuf {
+        let root = docker(&["info", "--format={{.DockerRootDir}}"], TIMEOUT);
+        let root = root.map(PathBuf::from).unwrap_or_default();
+        if root.is_dir() {
+            root
+        } else {
+            self.stack.run()
+        }
+    }
+
+    fn files_max(&self) -> u64 {
+        self.stack.files_max
+    }
+
+    fn can_start(&self, colour: Colour) -> bool {
+        docker(&["image", "inspect", &self.image(colour)], TIMEOUT).is_ok()
+    }
+
+    fn running(&self) -> Result<bool> {
+        let ours = format!("--filter=label={}", self.label());
+        docker(&["ps", "--quiet", &ours], TIMEOUT).map(|found| !found.is_empty())
+    }
+
+    /// The engine outlives this program and looks after its containers itself.
+    fn stop_leftovers(&self) -> Result<usize> {
+        Ok(0)
+    }
+
+    /// The networks and the volume have to be there before a colour is. A running Traefik is left alone, whatever
+    /// has changed: to start it again would cut every socket.
+    fn prepare(&self) -> Result<()> {
+        check()?;
+        self.write_configuration()?;
+        let mut create = self.edge();
+        create.arg("create");
+        if self.running()? {
+            create.arg("--no-recreate");
+        }
+        command::run(&mut create, PULL_TIMEOUT)?;
+        // Compose makes no volume that no service of the project mounts.
+        let state = self.container("state");
+        docker(&["volume", "create", "--label", &self.label(), &state], TIMEOUT).map(drop)
+    }
+
+    /// `TALLY_IMAGE` names an image to run instead of building one.
+    fn build(&self, colour: Colour) -> Result<Option<String>> {
+        match std::env::var("TALLY_IMAGE").as_deref() {
+            Err(_) | Ok("") => self.build_image(colour).map(Some),
+            Ok(image) => self.take_image(colour, image),
+        }
+    }
+
+    fn start(&self, colour: Colour) -> Result<()> {
+        self.write_settings(colour)?;
+        let mut up = self.colour(colour);
+        up.args(["up", "--detach", "--force-recreate"]);
+        command::run(&mut up, STOP_TIMEOUT + ENGINE_SLACK)?;
+        self.forget_old_images();
+        Ok(())
+    }
+
+    fn runs(&self, colour: Colour) -> bool {
+        self.inspect(colour.name())
+            .is_ok_and(|container| container.lives())
+    }
+
+    /// The container stays for its log, until the colour is started the next time.
+    fn stop(&self, colour: Colour) -> Result<()> {
+        self.stop_container(colour.name())
+    }
+
+    fn start_traefik(&self) -> Result<()> {
+        let mut up = self.edge();
+        up.args(["up", "--detach", "--no-recreate"]);
+        command::run(&mut up, PULL_TIMEOUT).map(drop)
+    }
+
+    /// The colours first, while Traefik still carries their goodbyes. Volumes and images stay.
+    fn down(&self) -> Result<()> {
+        for name in ["blue", "green", TRAEFIK] {
+            self.stop_container(name)?;
+        }
+        for project in ["blue", "green", "edge"] {
+            let project = self.container(project);
+            let down = ["compose", "--project-name", &project, "down"];
+            docker(&down, STOP_TIMEOUT + ENGINE_SLACK)?;
+        }
+        Ok(())
+    }
+
+    fn logs(&self, lines: usize, follow: bool) -> Result<()> {
+        let speaking = Mutex::new(String::new());
+        let containers = self.containers()?;
+        if !follow {
+            return containers
+                .iter()
+                .try_for_each(|name| print_log(name, lines, false, &speaking));
+        }
+        thread::scope(|scope| {
+            let printers: Vec<_> = containers
+                .iter()
+                .map(|name| scope.spawn(|| print_log(name, lines, true, &speaking)))
+                .collect();
+            printers
+                .into_iter()
+                .try_for_each(|printer| printer.join().unwrap_or(Ok(())))
+        })
+    }
+}
+
+/// Prints a container's log under its name, which is told again when another one has spoken.
+#[expect(clippy::print_stdout, reason = "logs are shown to a person")]
+fn print_log(name: &str, lines: usize, follow: bool, speaking: &Mutex<String>) -> Result<()> {
+    let failed = || Error::file(Path::new("docker logs").join(name));
+    let (reader, writer) = io::pipe().map_err(failed())?;
+    let mut logs = Command::new("docker");
+    logs.args(["logs", &format!("--tail={lines}")]);
+    if follow {
+        logs.arg("--follow");
+    }
+    logs.arg(name)
+        .stdout(writer.try_clone().map_err(failed())?)
+        .stderr(writer);
+    let mut child = logs.spawn().map_err(failed())?;
+    // It holds the writing ends of the pipe, which would never be at its end.
+    drop(logs);
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line.map_err(failed())?;
+        let mut speaking = speaking.lock().unwrap_or_else(|broken| broken.into_inner());
+        if *speaking != name {
+            println!("==> {name}");
+            name.clone_into(&mut speaking);
+        }
+        println!("{}", String::from_utf8_lossy(&line));
+        // A pipe is not flushed at each line, and the next one may be long in coming.
+        io::stdout().flush().map_err(failed())?;
+    }
+    child.wait().map(drop).map_err(failed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_a_container_is_understood() {
+        let running = Container::parse("running 0 172.18.0.3\n");
+        assert!(running.lives());
+        assert_eq!(running.address, "172.18.0.3");
+        let ended = Container::parse("exited 2 ");
+        assert!(!ended.lives());
+        assert_eq!(ended.exit_code, "2");
+        assert_eq!(ended.address, "");
+    }
+}

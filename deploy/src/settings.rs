@@ -1,0 +1,171 @@
+//! What a person may set for the recipes, beside the server's own settings. Read before anything
+//! is done, and all mistakes are told at once.
+
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::{
+    engine::Kind,
+    error::{Error, Result},
+};
+
+/// More files than any process of a stack will need; some machines have no limit at all.
+const FILES_MAX: u64 = 1_048_576;
+
+/// Fewer would leave no room for sockets.
+const FILES_MIN: u64 = 1024;
+
+/// What the recipes take for themselves, and what they set for each colour: the server is handed
+/// every other variable that begins with `TALLY_`.
+const NOT_HANDED_ON: [&str; 9] = [
+    "TALLY_BIND",
+    "TALLY_COLOUR",
+    "TALLY_IMAGE",
+    "TALLY_OPERATOR_LISTEN",
+    "TALLY_PORT",
+    "TALLY_LISTEN",
+    "TALLY_REVISION",
+    "TALLY_SERVER",
+    "TALLY_STATE_DIR",
+];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `ENGINE`
+    pub engine: Option<Kind>,
+    /// `TALLY_PORT`
+    pub port: Option<u16>,
+    /// `TALLY_BIND`: the address of this machine that the front door is at.
+    pub bind: IpAddr,
+    /// `NOFILE`: files that a container may open.
+    pub files_max: u64,
+}
+
+impl Settings {
+    /// # Errors
+    /// Every setting that is wrong.
+    pub fn read() -> Result<Self> {
+        Self::from(|name| env::var(name).ok())
+    }
+
+    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut reader = Reader {
+            variable,
+            mistakes: Vec::new(),
+        };
+        let settings = Self {
+            engine: reader.read("ENGINE", "native or docker", |text| text.parse().ok()),
+            port: reader.read("TALLY_PORT", "a port from 1 to 65535", |text| {
+                text.parse().ok().filter(|port| *port > 0)
+            }),
+            bind: reader
+                .read("TALLY_BIND", "an address such as 0.0.0.0", |text| {
+                    text.parse().ok()
+                })
+                .unwrap_or(Ipv4Addr::LOCALHOST.into()),
+            files_max: reader
+                .read("NOFILE", "a number of files from 1024 on", |text| {
+                    text.parse().ok().filter(|files| *files >= FILES_MIN)
+                })
+                .unwrap_or_else(files_of_this_process),
+        };
+        if reader.mistakes.is_empty() {
+            Ok(settings)
+        } else {
+            Err(Error::Settings(reader.mistakes.join("\n")))
+        }
+    }
+}
+
+/// What this process may open, a process that it starts may too.
+pub fn files_of_this_process() -> u64 {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    limit.unwrap_or(FILES_MAX).min(FILES_MAX)
+}
+
+struct Reader<F> {
+    variable: F,
+    mistakes: Vec<String>,
+}
+
+impl<F: Fn(&str) -> Option<String>> Reader<F> {
+    /// An empty variable counts as none.
+    fn read<T>(
+        &mut self,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = (self.variable)(name).filter(|text| !text.is_empty())?;
+        let parsed = parse(&text);
+        if parsed.is_none() {
+            let mistake = format!("{name} is {text:?}; it should be {expected}");
+            self.mistakes.push(mistake);
+        }
+        parsed
+    }
+}
+
+/// The server's settings among the variables: a flip hands the present ones to the new colour.
+pub fn handed_on() -> impl Iterator<Item = (String, String)> {
+    servers(env::vars())
+}
+
+fn servers(
+    variables: impl Iterator<Item = (String, String)>,
+) -> impl Iterator<Item = (String, String)> {
+    variables
+        .filter(|(name, _)| name.starts_with("TALLY_") && !NOT_HANDED_ON.contains(&name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(given: &[(&str, &str)]) -> Result<Settings> {
+        Settings::from(|name| {
+            let found = given.iter().find(|(given, _)| *given == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_has_to_be_set() {
+        let settings = read(&[("TALLY_PORT", "")]).unwrap();
+        assert_eq!(settings.port, None);
+        assert_eq!(settings.engine, None);
+        assert!(settings.bind.is_loopback());
+        assert!(settings.files_max >= FILES_MIN);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let wrong = [
+            ("ENGINE", "podman"),
+            ("TALLY_PORT", "0"),
+            ("TALLY_BIND", "here"),
+            ("NOFILE", "20"),
+        ];
+        let told = read(&wrong).unwrap_err().to_string();
+        for (name, value) in wrong {
+            assert!(told.contains(&format!("{name} is {value:?}")), "{told}");
+        }
+    }
+
+    #[test]
+    fn settings_are_handed_on_but_not_what_belongs_to_the_stack() {
+        let variables = [
+            ("TALLY_HEARTBEAT", "5s"),
+            ("TALLY_PORT", "8081"),
+            ("TALLY_COLOUR", "red"),
+            ("HOME", "/root"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let handed_on: Vec<_> = servers(variables.into_iter()).collect();
+        assert_eq!(handed_on, [("TALLY_HEARTBEAT".into(), "5s".into())]);
+    }
+}

@@ -244,6 +244,8 @@ impl Clone {
             let named = text
                 .split_once("service: tally-")
                 .and_then(|(_, rest)| rest.lines().next());
+            // In the bake the service is named for the colour that goes first.
+            let named = named.map(|name| name.trim_end_matches("-first"));
             if named == Some(colour.as_str()) {
                 return colour;
             }

@@ -110,16 +110,22 @@ impl Clone {
     }
 
     /// Brings the stack up; none where this machine lacks what that needs, which is then told.
+    pub fn up(&self) -> Option<String> {
+        self.up_with(&[])
+    }
+
+    /// The same with some variables set.
     #[expect(
         clippy::print_stdout,
         reason = "a skipped test says so on standard output"
     )]
-    pub fn up(&self) -> Option<String> {
+    pub fn up_with(&self, variables: &[(&str, &str)]) -> Option<String> {
         if let Some(lack) = self.engine.lacks() {
             println!("skipped: {lack}");
             return None;
         }
-        let output = self.run("up");
+        let mut up = self.command("up");
+        let output = up.envs(variables.iter().copied()).output().unwrap();
         let told = told(&output);
         if told.contains("the tools cannot be installed") {
             println!("skipped: {}", told.lines().last().unwrap_or_default());

@@ -268,7 +268,17 @@ impl Clone {
 
 impl Drop for Clone {
     fn drop(&mut self) {
+        let name =
+            self.engine == Engine::Docker && self.root.path().join(".tally/stack.json").exists();
+        let name = name.then(|| self.record()["name"].as_str().unwrap().to_owned());
         self.run("down");
+        // `down` keeps what a person may want to come back to.
+        if let Some(name) = name {
+            for colour in ["blue", "green"] {
+                let _ = docker(&["rmi", &format!("{name}/{colour}:deployed")]);
+            }
+            let _ = docker(&["volume", "rm", &format!("{name}-state")]);
+        }
     }
 }
 

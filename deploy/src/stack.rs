@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -153,8 +153,14 @@ impl Stack {
         }
     }
 
+    /// Where this machine reaches it.
     pub fn front_door(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.front_door)
+        let address = match self.bind {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            address => address,
+        };
+        SocketAddr::new(address, self.ports.front_door).to_string()
     }
 
     pub fn public(&self, colour: Colour) -> String {
@@ -183,34 +189,52 @@ fn record_path(root: &Path) -> PathBuf {
     root.join(".tally").join("stack.json")
 }
 
+/// A stack for tests, recorded.
+#[cfg(test)]
+pub fn sample(root: &Path) -> Stack {
+    let ports = Ports {
+        front_door: 1,
+        internal: 2,
+        preview: 7,
+        blue: 3,
+        blue_operator: 4,
+        green: 5,
+        green_operator: 6,
+    };
+    let record = Record {
+        name: name_of(root),
+        engine: Kind::Docker,
+        ports,
+        bind: Ipv4Addr::UNSPECIFIED.into(),
+        files_max: 20_000,
+    };
+    Stack::create(root, record).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     #[test]
     fn what_is_recorded_is_found_again() {
         let root = tempfile::tempdir().unwrap();
         assert!(matches!(Stack::load(root.path()), Err(Error::NotUp)));
-        let ports = Ports {
-            front_door: 1,
-            internal: 2,
-            preview: 7,
-            blue: 3,
-            blue_operator: 4,
-            green: 5,
-            green_operator: 6,
-        };
-        let record = Record {
-            name: name_of(root.path()),
-            engine: Kind::Docker,
-            ports,
-            bind: Ipv4Addr::LOCALHOST.into(),
-            files_max: 20_000,
-        };
-        Stack::create(root.path(), record.clone()).unwrap();
-        assert_eq!(*Stack::load(root.path()).unwrap(), record);
+        let created = sample(root.path());
+        assert_eq!(*Stack::load(root.path()).unwrap(), *created);
+    }
+
+    #[test]
+    fn the_front_door_is_reached_from_this_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let mut stack = sample(root.path());
+        for (bind, reached) in [
+            ("0.0.0.0", "127.0.0.1:1"),
+            ("192.0.2.1", "192.0.2.1:1"),
+            ("::", "[::1]:1"),
+        ] {
+            stack.record.bind = bind.parse().unwrap();
+            assert_eq!(stack.front_door(), reached);
+        }
     }
 
     #[test]

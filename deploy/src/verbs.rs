@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -74,13 +75,16 @@ fn place(root: &Path, settings: &Settings) -> Result<Box<dyn Engine>> {
     }
     let before = recorded.map(|engine| engine.stack().clone());
     let before = before.as_ref();
-    let door = before.map_or(ports::FRONT_DOOR, |stack| stack.ports.front_door);
+    let port = before.map_or(ports::FRONT_DOOR, |stack| stack.ports.front_door);
+    let port = settings.port.unwrap_or(port);
     let kind = settings.engine.or(before.map(|stack| stack.engine));
+    let kind = kind.unwrap_or_else(Kind::found_here);
     let record = Record {
         name: before.map_or_else(|| stack::name_of(root), |stack| stack.name.clone()),
-        engine: kind.unwrap_or_else(Kind::found_here),
+        engine: kind,
         ports: Ports::pick(
-            settings.port.unwrap_or(door),
+            SocketAddr::new(settings.bind, port),
+            kind,
             before.map(|stack| stack.ports),
         )?,
         bind: settings.bind,

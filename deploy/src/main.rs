@@ -1,6 +1,7 @@
 //! The small program behind the recipes.
 
 mod bake;
+mod certificate;
 mod colour;
 mod command;
 mod deploy;

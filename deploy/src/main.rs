@@ -6,6 +6,7 @@ mod colour;
 mod command;
 mod deploy;
 mod docker;
+mod door;
 mod engine;
 mod error;
 mod flip;

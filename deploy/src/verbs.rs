@@ -136,7 +136,7 @@ fn raise(engine: &dyn Engine, live: Colour) -> Result<()> {
 pub fn up(root: &Path) -> Result<()> {
     let began = Instant::now();
     interrupt::catch()?;
-    let settings = Settings::read()?;
+    let settings = Settings::read(root)?;
     let mut lock = take_lock(root, "up")?;
     let engine = place(root, &settings)?;
     let (engine, stack) = (engine.as_ref(), engine.stack());

@@ -255,6 +255,8 @@ impl Docker {
                 preview: listens(8081),
                 internal: listens(8082),
                 dynamic: format!("{CONFIGURATION}/dynamic"),
+                tls: format!("{CONFIGURATION}/tls"),
+                acme: format!("{CONFIGURATION}/acme"),
             },
         )
     }
@@ -385,6 +387,10 @@ impl Engine for Docker {
     /// The container stays for its log, until the colour is started the next time.
     fn stop(&self, colour: Colour) -> Result<()> {
         self.stop_container(colour.name())
+    }
+
+    fn traefik_user(&self) -> Option<(u32, u32)> {
+        Some(edge_user())
     }
 
     fn start_traefik(&self) -> Result<()> {

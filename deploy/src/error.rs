@@ -35,6 +35,14 @@ pub enum Error {
         address: SocketAddr,
         source: io::Error,
     },
+    /// In plain words, with the file or the name that it is about.
+    #[error("{0}")]
+    Certificate(String),
+    #[error(
+        "Traefik reads how to ask for certificates (TALLY_ACME_EMAIL, TALLY_ACME_SERVER, \
+         TALLY_ACME_CA) only as it starts; ./just down, then ./just up"
+    )]
+    OtherAccount,
     #[error("no port of 127.0.0.1 is free; stop something that listens there: ss -ltn")]
     NoPorts,
     #[error(

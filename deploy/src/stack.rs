@@ -12,10 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     colour::Colour,
+    door::Door,
     engine::Kind,
     error::{Error, Result},
     ports::Ports,
 };
+
+/// Files that Traefik is given, in a folder that it may see under another name.
+pub const CERTIFICATE: &str = "door.pem";
+pub const AUTHORITY: &str = "authority.pem";
 
 /// What `up` decided, and every later verb has to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +32,8 @@ pub struct Record {
     pub ports: Ports,
     /// The address of this machine that the front door is at.
     pub bind: IpAddr,
+    #[serde(default)]
+    pub door: Door,
     /// Files that a colour may open.
     pub files_max: u64,
 }
@@ -130,6 +137,26 @@ impl Stack {
         self.run().join(format!("{colour}.warm"))
     }
 
+    /// What Traefik is given for its front door, and its alone.
+    pub fn tls(&self) -> PathBuf {
+        self.run().join("tls")
+    }
+
+    /// The certificate with its key, copied for Traefik.
+    pub fn certificate(&self) -> PathBuf {
+        self.tls().join(CERTIFICATE)
+    }
+
+    /// Whom to believe about the authority that issues certificates.
+    pub fn authority(&self) -> PathBuf {
+        self.tls().join(AUTHORITY)
+    }
+
+    /// Where Traefik keeps the certificates that it has asked for.
+    pub fn acme(&self) -> PathBuf {
+        self.run().join("acme")
+    }
+
     /// The folder that Traefik watches.
     pub fn dynamic(&self) -> PathBuf {
         self.root.join("traefik").join("dynamic")
@@ -191,7 +218,7 @@ fn record_path(root: &Path) -> PathBuf {
 
 /// A stack for tests, recorded.
 #[cfg(test)]
-pub fn sample(root: &Path) -> Stack {
+pub fn sample(root: &Path, door: Door) -> Stack {
     let ports = Ports {
         front_door: 1,
         internal: 2,
@@ -206,6 +233,7 @@ pub fn sample(root: &Path) -> Stack {
         engine: Kind::Docker,
         ports,
         bind: Ipv4Addr::UNSPECIFIED.into(),
+        door,
         files_max: 20_000,
     };
     Stack::create(root, record).unwrap()
@@ -219,14 +247,30 @@ mod tests {
     fn what_is_recorded_is_found_again() {
         let root = tempfile::tempdir().unwrap();
         assert!(matches!(Stack::load(root.path()), Err(Error::NotUp)));
-        let created = sample(root.path());
+        let door = Door {
+            handshake_rate: Some(10),
+            ..Door::default()
+        };
+        let created = sample(root.path(), door);
         assert_eq!(*Stack::load(root.path()).unwrap(), *created);
+    }
+
+    #[test]
+    fn a_record_from_before_the_door_had_settings_is_understood() {
+        let root = tempfile::tempdir().unwrap();
+        sample(root.path(), Door::default());
+        let path = record_path(root.path());
+        let text = fs::read_to_string(&path).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        record.as_object_mut().unwrap().remove("door").unwrap();
+        fs::write(&path, record.to_string()).unwrap();
+        assert_eq!(Stack::load(root.path()).unwrap().door, Door::default());
     }
 
     #[test]
     fn the_front_door_is_reached_from_this_machine() {
         let root = tempfile::tempdir().unwrap();
-        let mut stack = sample(root.path());
+        let mut stack = sample(root.path(), Door::default());
         for (bind, reached) in [
             ("0.0.0.0", "127.0.0.1:1"),
             ("192.0.2.1", "192.0.2.1:1"),

@@ -45,11 +45,17 @@ logs *arguments:
 down:
     @{{ deploy }} down
 
-# Run every test, installing what they need
+# Run every test but the slow drills, installing what they need
 [group('check')]
 [no-exit-message]
 test:
     .ci/test
+
+# Run the slow drills: flips killed at every step, flips in a row under a crowd
+[group('check')]
+[no-exit-message]
+drill:
+    .ci/test drills
 
 # Check formatting, lints, dependencies, scripts
 [group('check')]

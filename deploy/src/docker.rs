@@ -349,7 +349,11 @@ impl Engine for Docker {
         command::run(&mut create, PULL_TIMEOUT)?;
         // Compose makes no volume that no service of the project mounts.
         let state = self.container("state");
-        docker(&["volume", "create", "--label", &self.label(), &state], TIMEOUT).map(drop)
+        docker(
+            &["volume", "create", "--label", &self.label(), &state],
+            TIMEOUT,
+        )
+        .map(drop)
     }
 
     /// `TALLY_IMAGE` names an image to run instead of building one.

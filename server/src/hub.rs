@@ -16,8 +16,9 @@ use uuid::Uuid;
 use crate::{
     pacer::{self, Pacer},
     protocol::{Goodbye, heartbeat_text},
-    roster::{AbortAll, Beat, ConnectionId, Dismiss, DismissAll, DismissSome, Roster, Spare},
+    roster::{AbortAll, Beat, Dismiss, DismissAll, DismissSome, Roster, Spare},
     session::{Found, Holder, Sessions},
+    sockets::ConnectionId,
     telemetry::Telemetry,
 };
 

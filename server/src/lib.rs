@@ -16,6 +16,7 @@ pub mod hub;
 pub mod input;
 pub mod logging;
 pub mod metrics;
+pub mod minting;
 pub mod pacer;
 pub mod protocol;
 pub mod records;

@@ -22,6 +22,7 @@ use crate::{
     handshake::{self, REQUEST_ID, Refusal},
     http::Site,
     hub::{Enlist, Lease, Resume, Resumed, TAKEOVER_TIMEOUT},
+    minting::Mint,
     roster::Roster,
     session::Holder,
     socket::{SocketSettings, converse},
@@ -36,6 +37,7 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 pub struct Worker {
     number: usize,
     sockets: Rc<Sockets>,
+    mint: Mint,
     site: Site,
     colour: Rc<str>,
     message_rate: Option<u32>,
@@ -58,6 +60,7 @@ impl Worker {
         Rc::new(Self {
             number,
             sockets,
+            mint: Mint::new(site.hub.clone()),
             colour: site.colour.to_str().unwrap_or_default().into(),
             site,
             message_rate,
@@ -132,7 +135,7 @@ impl Worker {
         };
         let (lease, resumed) = match resumed {
             Some(lease) => (lease, true),
-            None => (self.mint(holder)?, false),
+            None => (self.mint(holder).await?, false),
         };
         Ok(Agreed {
             lease,
@@ -143,8 +146,11 @@ impl Worker {
         })
     }
 
-    fn mint(&self, holder: Holder) -> Result<Lease, Refusal> {
-        Lease::mint(holder, &self.site.hub).ok_or_else(|| self.overloaded())
+    async fn mint(&self, holder: Holder) -> Result<Lease, Refusal> {
+        self.mint
+            .open(holder)
+            .await
+            .ok_or_else(|| self.overloaded())
     }
 
     async fn resume(&self, session: Uuid, holder: Holder) -> Result<Option<Lease>, Refusal> {

@@ -18,6 +18,7 @@ use crate::{
     protocol::Goodbye,
     socket::{Conversation, Hurry, Socket},
     sockets::Command,
+    turn::come_again,
     wire::{Ending, Wire},
 };
 
@@ -146,7 +147,7 @@ impl<C: Conversation> Connection<C> {
         }
         // What is left waits for the next turn, behind everybody else's.
         if self.socket.hurry.is_some() || wire.stream().poll_read_ready(cx).is_ready() {
-            cx.waker().wake_by_ref();
+            come_again(cx);
         }
     }
 

@@ -26,6 +26,7 @@ pub mod shutdown;
 pub mod socket;
 pub mod sockets;
 pub mod telemetry;
+pub mod turn;
 pub mod upgrade;
 pub mod wire;
 

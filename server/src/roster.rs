@@ -17,6 +17,7 @@ use crate::{
     hub::Unspent,
     protocol::Goodbye,
     sockets::{ConnectionId, PING_SLICES, Sockets},
+    turn::come_again,
     wire,
 };
 
@@ -118,7 +119,7 @@ impl ActorFuture<Roster> for Sweep {
         };
         if let Some(last) = last {
             self.after = last;
-            task.waker().wake_by_ref();
+            come_again(task);
             return Poll::Pending;
         }
         if let Word::Beat { began, .. } = self.word {

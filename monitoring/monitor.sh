@@ -19,7 +19,11 @@ json=
 fail_on_error=
 errors=0
 reader=
+follower=
 state=
+terminal=
+began=
+declare -A from
 
 usage() {
   cat <<'TEXT'
@@ -65,18 +69,19 @@ parse() {
   done
 }
 
-# A field of what `up` decided: `recorded engine`, `recorded ports blue_operator`.
+# What `up` has decided, a word a line: engine, name, and the operators' ports of a native stack.
 recorded() {
-  python3 -c 'import functools, json, sys
-print(functools.reduce(lambda value, key: value[key], sys.argv[2:], json.load(open(sys.argv[1]))))' \
-    "$root/.tally/stack.json" "$@"
+  python3 -c 'import json, sys
+record = json.load(open(sys.argv[1]))
+print(record["engine"], record["name"], *(record["ports"][colour + "_operator"] for colour in ("blue", "green")), sep="\n")' \
+    "$root/.tally/stack.json"
 }
 
 # Where a colour's operator's listener is; nothing for a container that does not run.
 operator() {
   local address
   if [ "$engine" = native ]; then
-    printf '127.0.0.1:%s\n' "$(recorded ports "$1_operator")"
+    printf '127.0.0.1:%s\n' "${operator_port[$1]}"
   else
     address=$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$stack-$1" 2>/dev/null) || return 0
     [ -z "$address" ] || printf '%s:%s\n' "$address" "$OPERATOR_PORT"
@@ -85,38 +90,73 @@ operator() {
 
 # -- errors ------------------------------------------------------------------------------------------
 
-# What the programs say from now on, that is an error: `program line`.
+# Where the logs end now, however long it takes until they are followed.
+mark() {
+  local program
+  began=$(date +%s.%N)
+  for program in "${PROGRAMS[@]}"; do
+    from[$program]=$(stat --format %s "$root/.tally/logs/$program.log" 2>/dev/null || echo 0)
+  done
+}
+
+# What the programs say from then on, that is an error: `program line`.
 follow() {
   trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
   trap 'exit 0' TERM
   local program
-  for program in "${PROGRAMS[@]}"; do
-    "follow_$engine" "$program" | filter "$program" &
-  done
+  if [ "$engine" = native ]; then
+    follow_files &
+  else
+    for program in "${PROGRAMS[@]}"; do
+      follow_container "$program" | sed --unbuffered --quiet --regexp-extended "\\%$ERROR%s%^%$program %p" &
+    done
+  fi
   wait
 }
 
-# By its name: a full log is renamed, and a colour that never ran has none yet.
-follow_native() {
-  exec tail --follow=name --retry --lines=0 --quiet "$root/.tally/logs/$1.log" 2>/dev/null
+# A full log is renamed, and a colour that never ran has none yet. Not tail: it may miss a file that
+# appears while it looks away.
+follow_files() {
+  local program files=()
+  for program in "${PROGRAMS[@]}"; do
+    files+=("$program" "$root/.tally/logs/$program.log" "${from[$program]}")
+  done
+  exec python3 -c '
+import os, re, sys, time
+error = re.compile(sys.argv[1].encode())
+logs = [[*sys.argv[at:at + 3], None, b""] for at in range(2, len(sys.argv), 3)]
+while True:
+    for log in logs:
+        program, path, start, file, rest = log
+        try:
+            if file is None:
+                file = open(path, "rb", buffering=0)
+                file.seek(int(start))
+            *lines, rest = (rest + file.read()).split(b"\n")
+            if os.stat(path).st_ino != os.fstat(file.fileno()).st_ino:
+                *more, rest = (rest + file.read()).split(b"\n")
+                lines, file, start = lines + more, None, 0
+        except FileNotFoundError:
+            lines = []
+        log[2:] = [start, file, rest]
+        for line in filter(error.search, lines):
+            sys.stdout.buffer.write(program.encode() + b" " + line + b"\n")
+    sys.stdout.flush()
+    time.sleep(0.2)
+' "$ERROR" "${files[@]}"
 }
 
 # A flip makes a new container of the same name, and the log of the old one ends.
-follow_docker() {
-  local since child
+follow_container() {
+  local since=$began child
   trap 'kill "$child" 2>/dev/null || true; exit 0' TERM
   while :; do
-    since=$(date +%s.%N)
     docker logs --follow --since "$since" "$stack-$1" 2>&1 &
     child=$!
     wait "$child" || true
+    since=$(date +%s.%N)
     sleep 1
   done
-}
-
-# Not awk, of which some read a pipe by the block and would tell an error minutes late.
-filter() {
-  sed --unbuffered --quiet --regexp-extended "\\%$ERROR%s%^%$1 %p"
 }
 
 tell_error() {
@@ -188,24 +228,32 @@ now() {
   date --utc +%Y-%m-%dT%H:%M:%SZ
 }
 
-# Tells errors until a moment of $SECONDS.
+# Tells errors until a moment of $SECONDS. A signal is heard between two reads only, so none is long.
 watch_until() {
-  local line status left
-  while left=$(($1 - SECONDS)) && [ "$left" -gt 0 ]; do
+  local line status begun=
+  while [ "$SECONDS" -lt "$1" ]; do
     status=0
-    IFS= read -r -t "$left" -u "$reader" line || status=$?
+    IFS= read -r -t 0.5 -u "$reader" line || status=$?
+    # Half a line is no line yet.
+    begun+=$line
     if [ "$status" = 0 ]; then
-      tell_error "$line"
+      tell_error "$begun"
+      begun=
     elif [ "$status" -le 128 ]; then
       fail 'the logs cannot be followed any more'
     fi
   done
 }
 
+clean_up() {
+  [ -z "$follower" ] || kill "$follower" 2>/dev/null || true
+  [ -z "$state" ] || rm -rf "$state"
+}
+
 end() {
-  trap - EXIT INT TERM
-  [ -z "${follower:-}" ] || kill "$follower" 2>/dev/null || true
-  rm -rf "$state"
+  trap '' INT TERM
+  # A signal may come while something else is written to a file.
+  exec >&"$terminal"
   if [ "$json" ]; then
     printf '{"kind": "end", "at": "%s", "seconds": %s, "errors": %s}\n' "$(now)" "$SECONDS" "$errors"
   else
@@ -218,17 +266,22 @@ end() {
 }
 
 main() {
-  local next
+  local next record engine stack
+  local -A operator_port
   parse "$@"
   [ -r "$root/.tally/stack.json" ] || fail 'there is no stack here; start one: ./just up'
-  engine=$(recorded engine)
-  stack=$(recorded name)
-  readonly engine stack root seconds json fail_on_error
+  mapfile -t record < <(recorded)
+  [ "${#record[@]}" = 4 ] || fail "$root/.tally/stack.json cannot be read; write it anew: ./just up"
+  engine=${record[0]} stack=${record[1]}
+  operator_port=([blue]=${record[2]} [green]=${record[3]})
+  exec {terminal}>&1
+  trap clean_up EXIT
+  trap end INT TERM
   state=$(mktemp -d)
   : >"$state/before"
+  mark
   exec {reader}< <(follow)
   follower=$!
-  trap end INT TERM
   [ "$json" ] || printf '==> watching %s (%s engine): errors as they come, counters every %s s\n' "$stack" "$engine" "$INTERVAL_S"
   SECONDS=0
   tell_counters

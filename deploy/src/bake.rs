@@ -44,7 +44,7 @@ const STARTED: &str = "process_start_time_seconds";
 /// What the colour did wrong, or that somebody asked to stop.
 pub fn bake(engine: &dyn Engine, colour: Colour, time: Duration) -> Result<()> {
     let began = Instant::now();
-    let first = Samples::of(engine, colour)?;
+    let first = Samples::of(engine, colour).map_err(|error| fail(colour, error))?;
     let mut failures = 0;
     let mut traefik_seen = began;
     loop {

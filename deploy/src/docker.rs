@@ -51,23 +51,23 @@ pub fn answers() -> bool {
     check().is_ok()
 }
 
-fn check() -> Result<()> {
-    for (arguments, cure) in [
-        (
-            ["version", "--format={{.Server.Version}}"],
-            "start the engine (systemctl start docker) or use ENGINE=native",
-        ),
-        (
-            ["compose", "version"],
-            "install Compose (apt-get install docker-compose-plugin) or use ENGINE=native",
-        ),
-    ] {
-        docker(&arguments, TIMEOUT).map_err(|source| Error::Docker {
+/// Returns the engine's version and that of Compose.
+fn check() -> Result<String> {
+    let ask = |arguments: &[&str], cure| {
+        docker(arguments, TIMEOUT).map_err(|source| Error::Missing {
             source: Box::new(source),
             cure,
-        })?;
-    }
-    Ok(())
+        })
+    };
+    let engine = ask(
+        &["version", "--format={{.Server.Version}}"],
+        "start the engine (systemctl start docker) or use ENGINE=native",
+    )?;
+    let compose = ask(
+        &["compose", "version", "--short"],
+        "install Compose (apt-get install docker-compose-plugin) or use ENGINE=native",
+    )?;
+    Ok(format!("Docker Engine {engine}, Compose {compose}"))
 }
 
 /// Runs the client; returns what it printed.
@@ -304,6 +304,10 @@ impl Engine for Docker {
         })
     }
 
+    fn tools(&self) -> Result<String> {
+        check()
+    }
+
     fn binds(&self, _colour: Colour) -> Vec<String> {
         Vec::new()
     }
@@ -349,7 +353,11 @@ impl Engine for Docker {
         command::run(&mut create, PULL_TIMEOUT)?;
         // Compose makes no volume that no service of the project mounts.
         let state = self.container("state");
-        docker(&["volume", "create", "--label", &self.label(), &state], TIMEOUT).map(drop)
+        docker(
+            &["volume", "create", "--label", &self.label(), &state],
+            TIMEOUT,
+        )
+        .map(drop)
     }
 
     /// `TALLY_IMAGE` names an image to run instead of building one.

@@ -70,6 +70,11 @@ pub trait Engine {
     /// # Errors
     /// It is known that the colour does not run, and perhaps why.
     fn operator(&self, colour: Colour) -> Result<String>;
+    /// The programs that a build and a start need.
+    ///
+    /// # Errors
+    /// One is missing, and how to get it.
+    fn tools(&self) -> Result<String>;
     /// The addresses of this machine that a colour takes as it starts.
     fn binds(&self, colour: Colour) -> Vec<String>;
     /// Where a build needs room.

@@ -17,7 +17,7 @@ pub enum Error {
     #[error("{0}")]
     Settings(String),
     #[error("{source}; {cure}")]
-    Docker {
+    Missing {
         source: Box<Error>,
         cure: &'static str,
     },

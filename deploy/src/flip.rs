@@ -5,7 +5,7 @@ use std::{fmt, time::Duration, time::Instant};
 use crate::{
     colour::Colour,
     error::{Error, Result},
-    interrupt::shielded,
+    interrupt::{self, shielded},
 };
 
 /// Where the colour that is to go live comes from.
@@ -136,7 +136,7 @@ pub trait Steps {
 /// Why it did not; `from` then goes on serving, unless even going back failed.
 pub fn flip(plan: &Plan, steps: &mut impl Steps) -> Result<()> {
     let Plan { from, to, .. } = *plan;
-    if let Err(source) = prepare(plan, steps) {
+    if let Err(source) = prepare(plan, steps).map_err(or_interrupted) {
         // Whoever took the lock may be using that colour by now.
         if !matches!(source, Error::LockLost) {
             let _ = shielded(|| steps.stop(to));
@@ -148,7 +148,7 @@ pub fn flip(plan: &Plan, steps: &mut impl Steps) -> Result<()> {
         });
     }
     let switched = Instant::now();
-    if let Err(source) = go_live(plan, steps) {
+    if let Err(source) = go_live(plan, steps).map_err(or_interrupted) {
         if matches!(source, Error::LockLost) {
             return Err(source);
         }
@@ -160,6 +160,14 @@ pub fn flip(plan: &Plan, steps: &mut impl Steps) -> Result<()> {
         to,
         source: Box::new(source),
     })
+}
+
+/// A signal ends a system call, which then looks like something that went wrong by itself.
+fn or_interrupted(error: Error) -> Error {
+    match error {
+        Error::LockLost => error,
+        error => interrupt::check().err().unwrap_or(error),
+    }
 }
 
 fn prepare(plan: &Plan, steps: &mut impl Steps) -> Result<()> {

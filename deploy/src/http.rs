@@ -7,7 +7,8 @@ use ureq::{Agent, Body, http::Response};
 
 use crate::error::{Error, Result};
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// Milliseconds do; a machine that is busy building may stall for seconds.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keeps its connections open between requests.
 pub fn agent() -> Agent {

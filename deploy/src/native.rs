@@ -24,6 +24,8 @@ use crate::{
     traefik::{self, Place},
 };
 
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+
 const TRAEFIK: &str = "traefik";
 
 /// Between two looks at the logs that a person follows.
@@ -136,6 +138,14 @@ impl Engine for Native {
 
     fn operator(&self, colour: Colour) -> Result<String> {
         Ok(self.operator_listen(colour))
+    }
+
+    fn tools(&self) -> Result<String> {
+        let cargo = command::run(Command::new("cargo").arg("--version"), VERSION_TIMEOUT);
+        cargo.map_err(|source| Error::Missing {
+            source: Box::new(source),
+            cure: "install Rust: https://rustup.rs",
+        })
     }
 
     fn binds(&self, colour: Colour) -> Vec<String> {

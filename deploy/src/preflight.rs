@@ -32,7 +32,11 @@ pub fn look(
 ) -> Vec<(&'static str, std::result::Result<String, String>)> {
     let to = from.other();
     let stack = engine.stack();
-    let checks: [Check; 5] = [
+    let checks: [Check; 6] = [
+        (
+            "tools",
+            Box::new(|| engine.tools().map_err(|error| error.to_string())),
+        ),
         (
             "the router's file",
             Box::new(move || file_agrees(stack, from)),

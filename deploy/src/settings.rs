@@ -157,6 +157,20 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_has_every_setting() {
+        let sample = include_str!("../../.env.sample");
+        let asked = std::cell::RefCell::new(Vec::new());
+        let settings = Settings::from(|name| {
+            asked.borrow_mut().push(name.to_owned());
+            None
+        });
+        settings.unwrap();
+        for name in asked.take() {
+            assert!(sample.contains(&format!("\n#{name}=")), "{name}");
+        }
+    }
+
+    #[test]
     fn settings_are_handed_on_but_not_what_belongs_to_the_stack() {
         let variables = [
             ("TALLY_HEARTBEAT", "5s"),

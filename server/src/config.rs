@@ -3,7 +3,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use slog::Level;
 
 use crate::{frame::Limits, hub::HubSettings, socket::SocketSettings};
@@ -17,14 +17,22 @@ const FILES_RESERVED: u64 = 128;
 #[command(
     name = "tally-server",
     version,
-    about = "Counts messages over WebSockets."
+    about = "Counts messages over WebSockets.",
+    disable_help_subcommand = true
 )]
 struct Typed {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Address of the public listener; port 0 picks a free one
     #[arg(long, env = "TALLY_LISTEN", default_value = "127.0.0.1:8000")]
     listen: String,
     /// Address of the operator's listener: metrics, probes, version
-    #[arg(long, env = "TALLY_OPERATOR_LISTEN", default_value = "127.0.0.1:9000")]
+    #[arg(
+        long,
+        env = "TALLY_OPERATOR_LISTEN",
+        default_value = "127.0.0.1:9000",
+        global = true
+    )]
     operator_listen: String,
     /// The deployment slot this process runs in
     #[arg(long, env = "TALLY_COLOUR", default_value = "blue")]
@@ -71,6 +79,21 @@ struct Typed {
     /// Directory for what has to outlive the process; shared by the colours of a host
     #[arg(long, env = "TALLY_STATE_DIR", default_value = "")]
     state_dir: String,
+}
+
+/// What to do; without one, the server serves.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Verb {
+    /// Ask the operator's listener whether the server is alive; exit code 0 means yes
+    Healthcheck,
+}
+
+/// What the process was started for.
+#[derive(Debug)]
+pub enum Errand {
+    Serve(Box<Config>),
+    /// Ask the operator's listener at this address.
+    Healthcheck(SocketAddr),
 }
 
 /// The settings, valid.
@@ -166,21 +189,34 @@ impl Reader {
     }
 }
 
-impl Config {
+impl Errand {
     /// Reads flags and variables; prints help, version or a wrong flag itself, as every program
     /// does.
     ///
     /// `files_max` is how many files the process may open.
     ///
     /// # Errors
-    /// Every setting that is wrong.
+    /// Every setting that is wrong. A health check reads only the one that it needs.
     pub fn from_environment(files_max: u64) -> Result<Self, Vec<Mistake>> {
-        Self::read(Typed::parse(), files_max)
+        Self::read(&Typed::parse(), files_max)
     }
 
-    fn read(typed: Typed, files_max: u64) -> Result<Self, Vec<Mistake>> {
+    fn read(typed: &Typed, files_max: u64) -> Result<Self, Vec<Mistake>> {
+        match typed.verb {
+            None => Config::read(typed, files_max).map(|config| Self::Serve(Box::new(config))),
+            Some(Verb::Healthcheck) => {
+                let mut reader = Reader::default();
+                let listener = reader.address("TALLY_OPERATOR_LISTEN", &typed.operator_listen);
+                listener.map(Self::Healthcheck).ok_or(reader.0)
+            }
+        }
+    }
+}
+
+impl Config {
+    fn read(typed: &Typed, files_max: u64) -> Result<Self, Vec<Mistake>> {
         let mut reader = Reader::default();
-        let config = Self::read_all(&typed, files_max, &mut reader);
+        let config = Self::read_all(typed, files_max, &mut reader);
         match config {
             Some(config) if reader.0.is_empty() => Ok(config),
             _ => Err(reader.0),
@@ -354,7 +390,7 @@ mod tests {
 
     fn read(arguments: &[&str]) -> Result<Config, Vec<Mistake>> {
         let typed = Typed::parse_from(std::iter::once(&"tally-server").chain(arguments));
-        Config::read(typed, 20_000)
+        Config::read(&typed, 20_000)
     }
 
     #[test]
@@ -363,6 +399,19 @@ mod tests {
         assert_eq!(config.connections_max, 20_000 - 128);
         assert_eq!(config.heartbeat, Duration::from_secs(30));
         assert_eq!(config.message_rate, None);
+    }
+
+    #[test]
+    fn a_health_check_takes_the_operators_address_on_either_side_of_its_name() {
+        for arguments in [
+            ["--operator-listen=127.0.0.1:1", "healthcheck"],
+            ["healthcheck", "--operator-listen=127.0.0.1:1"],
+        ] {
+            let typed = Typed::parse_from(std::iter::once("tally-server").chain(arguments));
+            let errand = Errand::read(&typed, 20_000).expect("an address");
+            let expected = SocketAddr::from(([127, 0, 0, 1], 1));
+            assert!(matches!(errand, Errand::Healthcheck(listener) if listener == expected));
+        }
     }
 
     #[test]

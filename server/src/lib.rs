@@ -8,6 +8,7 @@ pub mod drain;
 pub mod frame;
 pub mod guard;
 pub mod handshake;
+pub mod healthcheck;
 pub mod http;
 pub mod hub;
 pub mod logging;

@@ -1,4 +1,4 @@
-//! Settings, log, service, shutdown, exit code.
+//! Settings, log, service, shutdown, exit code; or a health check.
 
 use std::{process::exit, sync::Arc};
 
@@ -7,7 +7,8 @@ use slog::info;
 use tally_server::{
     REVISION, VERSION,
     app::Service,
-    config::Config,
+    config::{Config, Errand},
+    healthcheck,
     logging::Logging,
     metrics::Metrics,
     shutdown::{self, Report},
@@ -15,17 +16,29 @@ use tally_server::{
 };
 
 fn main() {
-    let config = Config::from_environment(raise_file_limit()).unwrap_or_else(|mistakes| {
+    let errand = Errand::from_environment(raise_file_limit()).unwrap_or_else(|mistakes| {
         for mistake in mistakes {
             eprintln!("error: {mistake}");
         }
         exit(2)
     });
+    match errand {
+        Errand::Serve(config) => serve(&config),
+        Errand::Healthcheck(listener) => {
+            if let Err(unhealthy) = healthcheck::ask(listener) {
+                eprintln!("error: {unhealthy}");
+                exit(1)
+            }
+        }
+    }
+}
+
+fn serve(config: &Config) {
     let metrics = Metrics::new(VERSION, REVISION);
     let logging = Logging::start(config.log_level, &config.colour, &metrics);
     let _libraries = logging.take_in_libraries().expect("set once");
     let telemetry = Arc::new(Telemetry::new(logging.logger.clone(), metrics));
-    match actix_rt::System::new().block_on(run(&config, telemetry)) {
+    match actix_rt::System::new().block_on(run(config, telemetry)) {
         Ok(report) => logging.end_process(0, move |log| {
             info!(log, "shutdown complete"; "event" => "shutdown_complete",
                 "outcome" => report.outcome.name(),

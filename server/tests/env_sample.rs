@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, process::Command};
 
-/// In the sample for the recipes' sake; the server does not know them.
-const OF_THE_RECIPES: [&str; 1] = ["TALLY_PORT"];
+/// Below it is what the recipes take for themselves; the server does not know them.
+const RECIPES: &str = "# -- the recipes";
 
 /// Settings and defaults, out of the program's help.
 fn told() -> BTreeMap<String, String> {
@@ -29,10 +29,12 @@ fn told() -> BTreeMap<String, String> {
 
 /// Settings and values of the sample, commented out as they are.
 fn sampled() -> BTreeMap<String, String> {
-    include_str!("../../.env.sample")
+    let sample = include_str!("../../.env.sample");
+    let (servers, _) = sample.split_once(RECIPES).expect("two sections");
+    servers
         .lines()
         .filter_map(|line| line.trim_start_matches('#').split_once('='))
-        .filter(|(name, _)| name.starts_with("TALLY_") && !OF_THE_RECIPES.contains(name))
+        .filter(|(name, _)| name.starts_with("TALLY_"))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }

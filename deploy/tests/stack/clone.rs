@@ -110,16 +110,22 @@ impl Clone {
     }
 
     /// Brings the stack up; none where this machine lacks what that needs, which is then told.
+    pub fn up(&self) -> Option<String> {
+        self.up_with(&[])
+    }
+
+    /// The same with some variables set.
     #[expect(
         clippy::print_stdout,
         reason = "a skipped test says so on standard output"
     )]
-    pub fn up(&self) -> Option<String> {
+    pub fn up_with(&self, variables: &[(&str, &str)]) -> Option<String> {
         if let Some(lack) = self.engine.lacks() {
             println!("skipped: {lack}");
             return None;
         }
-        let output = self.run("up");
+        let mut up = self.command("up");
+        let output = up.envs(variables.iter().copied()).output().unwrap();
         let told = told(&output);
         if told.contains("the tools cannot be installed") {
             println!("skipped: {}", told.lines().last().unwrap_or_default());
@@ -244,6 +250,8 @@ impl Clone {
             let named = text
                 .split_once("service: tally-")
                 .and_then(|(_, rest)| rest.lines().next());
+            // In the bake the service is named for the colour that goes first.
+            let named = named.map(|name| name.trim_end_matches("-first"));
             if named == Some(colour.as_str()) {
                 return colour;
             }
@@ -260,7 +268,17 @@ impl Clone {
 
 impl Drop for Clone {
     fn drop(&mut self) {
+        let name =
+            self.engine == Engine::Docker && self.root.path().join(".tally/stack.json").exists();
+        let name = name.then(|| self.record()["name"].as_str().unwrap().to_owned());
         self.run("down");
+        // `down` keeps what a person may want to come back to.
+        if let Some(name) = name {
+            for colour in ["blue", "green"] {
+                let _ = docker(&["rmi", &format!("{name}/{colour}:deployed")]);
+            }
+            let _ = docker(&["volume", "rm", &format!("{name}-state")]);
+        }
     }
 }
 

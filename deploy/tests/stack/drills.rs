@@ -21,12 +21,14 @@ on_each_engine!(
     traefik_may_restart_in_the_middle_of_a_flip,
     without_traefik_no_flip_begins_and_in_its_middle_both_colours_stay,
     two_flips_at_once_are_one_flip,
+    a_lock_is_stale_when_its_time_is_up,
     a_full_disk_under_the_history_stops_no_flip,
     up_recovers_from_a_flip_that_was_killed_at_any_step,
     the_next_flip_recovers_from_one_that_was_killed_at_any_step,
     a_rollback_recovers_from_a_flip_that_was_killed_at_any_step,
     a_flip_that_is_told_to_stop_leaves_one_colour_live,
     a_rollback_needs_seconds_where_the_old_colour_is_warm,
+    a_rollback_in_the_middle_of_the_drain_keeps_who_is_still_there,
     a_colour_is_kept_warm_no_longer_than_it_was_told,
     a_rollback_in_the_bake_ends_the_flip_that_bakes,
     a_dry_run_tells_the_plan_and_changes_nothing,
@@ -152,16 +154,41 @@ fn two_flips_at_once_are_one_flip(engine: Engine) {
     let Some(clone) = Clone::upped(engine) else {
         return;
     };
-    let (code, told) = clone.watch("flip --bake 2s", SWITCHED, |first| {
-        for verb in ["flip", "down", "up"] {
-            let output = clone.run(verb);
-            let said = told(&output);
-            assert_eq!(output.status.code(), Some(1), "{said}");
-            assert!(said.contains(&format!("process {first} ")), "{said}");
-        }
-        assert!(clone.succeeds("status").contains("under way"));
+    let ((code, told), _) = moving(&clone, || {
+        clone.watch("flip --bake 2s", SWITCHED, |first| {
+            for verb in ["flip", "down", "up"] {
+                let output = clone.run(verb);
+                let said = told(&output);
+                assert_eq!(output.status.code(), Some(1), "{said}");
+                assert!(said.contains(&format!("process {first} ")), "{said}");
+            }
+            assert!(clone.succeeds("status").contains("under way"));
+        })
     });
     assert_eq!(code, Some(0), "{told}");
+    assert_eq!(clone.colour(), "green");
+}
+
+fn a_lock_is_stale_when_its_time_is_up(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
+    let lock = |until: &str| {
+        let holder = serde_json::json!({
+            "verb": "flip", "user": "ann", "host": "elsewhere", "process": 1, "process_start": 1,
+            "since": "2026-01-01T00:00:00Z", "until": until,
+        });
+        fs::write(clone.root.path().join(".tally/lock"), holder.to_string()).unwrap();
+    };
+    lock("2999-01-01T00:00:00Z");
+    let output = talking(&clone, || clone.run("flip"));
+    let said = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("flip of ann has been at it"), "{said}");
+    assert_eq!(clone.colour(), "blue");
+    lock("2026-01-01T00:15:00Z");
+    let (said, _) = moving(&clone, || clone.succeeds("flip"));
+    assert!(said.contains("is taken over"), "{said}");
     assert_eq!(clone.colour(), "green");
 }
 
@@ -170,7 +197,7 @@ fn a_full_disk_under_the_history_stops_no_flip(engine: Engine) {
         return;
     };
     symlink("/dev/full", clone.root.path().join(".tally/history.jsonl")).unwrap();
-    let told = clone.succeeds("flip");
+    let (told, _) = moving(&clone, || clone.succeeds("flip"));
     assert!(told.contains("not written down"), "{told}");
     assert!(told.contains("\"outcome\":\"done\""), "{told}");
     assert_eq!(clone.colour(), "green");
@@ -191,9 +218,11 @@ fn end_at_every_step(engine: Engine, name: &str, recover: &str) {
         "has held out",
         "is drained",
     ] {
-        let (_, told) = clone.watch("flip --bake 1s", step, |flip| signal(name, flip));
-        let live = clone.settled();
-        let (recovered, _) = moving(&clone, || clone.run(recover));
+        let ((told, live, recovered), _) = moving(&clone, || {
+            let (_, told) = clone.watch("flip --bake 1s", step, |flip| signal(name, flip));
+            let live = clone.settled();
+            (told, live, clone.run(recover))
+        });
         let said = crate::clone::told(&recovered);
         assert!(
             recovered.status.success(),
@@ -250,6 +279,43 @@ fn a_rollback_needs_seconds_where_the_old_colour_is_warm(engine: Engine) {
         .collect();
     assert_eq!(verbs, ["flip", "rollback"]);
     assert!(clone.succeeds("history").contains("rollback"));
+}
+
+/// Who was sent away before has the right total; who is still there stays, with the right count.
+fn a_rollback_in_the_middle_of_the_drain_keeps_who_is_still_there(engine: Engine) {
+    const SOCKETS: usize = 20;
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
+    let mut sockets: Vec<_> = (0..SOCKETS).map(|_| clone.connect().unwrap().0).collect();
+    let mut took = Duration::MAX;
+    let (code, told) = clone.watch("flip --drain-rate 4", "has held out", |_| {
+        // The oldest goes first.
+        let bye = sockets.remove(0).read().unwrap().to_string();
+        assert_eq!(bye, "{\"bye\":true,\"total\":0}");
+        let began = Instant::now();
+        clone.succeeds("rollback");
+        took = began.elapsed();
+    });
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("green is live, but blue has not gone"),
+        "{told}"
+    );
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(clone.colour(), "blue");
+    let stayed = sockets.iter_mut().filter_map(|socket| {
+        // One that was sent away before the rollback cannot be written to for long.
+        let _ = socket.send("still here".into());
+        let answer = socket.read().unwrap().to_string();
+        (answer != "{\"bye\":true,\"total\":0}").then_some(answer)
+    });
+    let stayed: Vec<_> = stayed.collect();
+    assert!(stayed.len() >= SOCKETS / 4, "{stayed:?}");
+    assert!(
+        stayed.iter().all(|answer| answer == "{\"count\":1}"),
+        "{stayed:?}"
+    );
 }
 
 fn a_colour_is_kept_warm_no_longer_than_it_was_told(engine: Engine) {

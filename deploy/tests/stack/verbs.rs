@@ -9,10 +9,8 @@ use std::{
     time::Instant,
 };
 
-use tungstenite::Message;
-
 use crate::{
-    clone::{Clone, PATIENCE, talk_until, told},
+    clone::{Clone, PATIENCE, talk_until, talking, told},
     engine::{Engine, Sick, on_each_engine},
 };
 
@@ -74,12 +72,12 @@ fn a_colour_that_is_sick_never_goes_live(engine: Engine) {
     let Some(clone) = Clone::upped(engine) else {
         return;
     };
-    let (mut talking, _) = clone.connect().unwrap();
     for (reason, sick) in [
         ("green", Sick::EndsAtOnce),
         ("green being ready", Sick::NeverReady),
     ] {
-        let output = clone.run_with("flip", engine.sick(&clone, sick));
+        let sick = engine.sick(&clone, sick);
+        let output = talking(&clone, || clone.run_with("flip", sick));
         let told = told(&output);
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(
@@ -88,8 +86,6 @@ fn a_colour_that_is_sick_never_goes_live(engine: Engine) {
         );
         assert_eq!(clone.colour(), "blue");
     }
-    talking.send(Message::text("still here")).unwrap();
-    assert_eq!(talking.read().unwrap(), Message::text("{\"count\":1}"));
 }
 
 fn what_an_idle_colour_ran_before_is_not_flipped_to(engine: Engine) {

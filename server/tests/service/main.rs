@@ -6,6 +6,7 @@ mod contract;
 mod drain;
 mod exposition;
 mod handshake;
+mod healthcheck;
 mod host;
 mod lifecycle;
 mod limits;

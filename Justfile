@@ -40,6 +40,12 @@ status:
 logs *arguments:
     @{{ deploy }} logs {{ arguments }}
 
+# Watch a running stack: errors as they come, and the biggest counters; --help tells the rest
+[group('run')]
+[no-exit-message]
+monitor *options:
+    @monitoring/monitor.sh {{ options }}
+
 # Stop everything
 [group('run')]
 down:

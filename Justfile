@@ -40,16 +40,28 @@ status:
 logs *arguments:
     @{{ deploy }} logs {{ arguments }}
 
+# Watch a running stack: errors as they come, and the biggest counters; --help tells the rest
+[group('run')]
+[no-exit-message]
+monitor *options:
+    @monitoring/monitor.sh {{ options }}
+
 # Stop everything
 [group('run')]
 down:
     @{{ deploy }} down
 
-# Run every test, installing what they need
+# Run every test but the slow drills, installing what they need
 [group('check')]
 [no-exit-message]
 test:
     .ci/test
+
+# Run the slow drills: flips killed at every step, flips in a row under a crowd
+[group('check')]
+[no-exit-message]
+drill:
+    .ci/test drills
 
 # Check formatting, lints, dependencies, scripts
 [group('check')]

@@ -8,7 +8,8 @@ use ureq::{Agent, Body, http::Response, tls::TlsConfig};
 
 use crate::error::{Error, Result};
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// Milliseconds do; a machine that is busy building may stall for seconds.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keeps its connections open between requests. Under TLS it believes any certificate: the
 /// conversations look at that.

@@ -17,7 +17,8 @@ use crate::{
     wait,
 };
 
-const SWITCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Milliseconds do, unless Traefik is just being started again.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers in a row, on fresh and on kept connections, that must come from the new colour.
 const PROBES: usize = 5;

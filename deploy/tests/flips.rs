@@ -27,7 +27,7 @@ use crate::{
     engine::{Engine, on_each_engine},
 };
 
-on_each_engine!(twenty_flips_under_a_thousand_talking_sockets);
+on_each_engine!([], slow[twenty_flips_under_a_thousand_talking_sockets]);
 
 const FLIPS: usize = 20;
 const THREADS: usize = 4;

@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Actor, Addr};
+use actix::Actor;
 use actix_codec::Framed;
 use actix_http::{HttpMessage, HttpService, Request, Response, h1, header, ws::hash_key};
 use actix_rt::net::TcpStream;
@@ -27,6 +28,7 @@ use tally_server::{
     protocol::Goodbye,
     roster::Roster,
     socket::{Conversation, Data, SocketSettings, converse},
+    sockets::Sockets,
     telemetry::Telemetry,
     upgrade::{take_apart, write_all},
     wire::Ending,
@@ -70,7 +72,7 @@ impl Conversation for Echo {
 async fn upgrade(
     request: Request,
     framed: Framed<TcpStream, h1::Codec>,
-    roster: Addr<Roster>,
+    sockets: Rc<Sockets>,
 ) -> Result<(), Infallible> {
     let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
         return Ok(());
@@ -84,7 +86,7 @@ async fn upgrade(
     let (stream, rest) = take_apart(framed);
     if write_all(&stream, answer.as_bytes()).await.is_ok() {
         let id = NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed);
-        converse(stream, rest, Echo, id, roster, SETTINGS).await;
+        converse(stream, &rest, Echo, id, &sockets);
     }
     Ok(())
 }
@@ -98,10 +100,11 @@ async fn main() -> std::io::Result<()> {
     eprintln!("echo on ws://{}/", listener.local_addr()?);
     Server::build()
         .listen("echo", listener, move || {
-            let roster = Roster::new(SETTINGS.ping_interval, telemetry.clone()).start();
+            let sockets = Sockets::new(SETTINGS, telemetry.clone());
+            Roster::new(sockets.clone()).start();
             HttpService::build()
                 .upgrade(fn_service(move |(request, framed)| {
-                    upgrade(request, framed, roster.clone())
+                    upgrade(request, framed, sockets.clone())
                 }))
                 .finish(|_request| async { Ok::<_, Infallible>(Response::not_found()) })
                 .tcp()

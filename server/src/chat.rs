@@ -9,6 +9,7 @@ use std::{
 use bytestring::ByteString;
 
 use crate::{
+    admission::Place,
     hub::Lease,
     protocol::{Goodbye, Hello, bye_text, count_text},
     socket::{Conversation, Data},
@@ -58,6 +59,8 @@ pub struct Chat {
     request_id: RequestId,
     opened: Instant,
     telemetry: Arc<Telemetry>,
+    /// Given back when the socket is closed.
+    _place: Place,
 }
 
 /// What a handshake found out, for the conversation that follows.
@@ -67,6 +70,7 @@ pub struct Opened {
     pub hello: bool,
     pub request_id: RequestId,
     pub began: Instant,
+    pub place: Place,
 }
 
 impl Chat {
@@ -102,6 +106,7 @@ impl Chat {
             opened: now,
             lease: Some(opened.lease),
             telemetry,
+            _place: opened.place,
         }
     }
 }

@@ -16,8 +16,9 @@ use uuid::Uuid;
 use crate::{
     pacer::{self, Pacer},
     protocol::{Goodbye, heartbeat_text},
-    roster::{AbortAll, Beat, ConnectionId, Dismiss, DismissAll, DismissSome, Roster, Spare},
+    roster::{AbortAll, Beat, Dismiss, DismissAll, DismissSome, Roster, Spare},
     session::{Found, Holder, Sessions},
+    sockets::ConnectionId,
     telemetry::Telemetry,
 };
 
@@ -43,13 +44,17 @@ pub struct Enlist {
     pub roster: Addr<Roster>,
 }
 
-/// A fresh session has been minted.
-#[derive(Message)]
-#[rtype(result = "()")]
+/// A fresh session.
+#[derive(Clone, Copy, Debug)]
 pub struct Open {
     pub session: Uuid,
     pub holder: Holder,
 }
+
+/// These sessions have been minted.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct OpenAll(pub Vec<Open>);
 
 /// A client comes back. The answer carries the session; whoever drops it parks it.
 #[derive(Message)]
@@ -122,16 +127,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A session for a client that brings none. `None` when the Hub is too far behind to be told.
-    pub fn mint(holder: Holder, hub: &Arc<Addr<Hub>>) -> Option<Self> {
-        let session = Uuid::new_v4();
-        hub.try_send(Open { session, holder }).ok()?;
-        Some(Self {
+    /// For a session that the Hub has been told of.
+    pub fn fresh(session: Uuid, holder: Holder, hub: &Arc<Addr<Hub>>) -> Self {
+        Self {
             session,
             count: 0,
             holder,
             hub: hub.clone(),
-        })
+        }
     }
 
     pub fn connection(&self) -> ConnectionId {
@@ -344,11 +347,13 @@ impl Handler<Enlist> for Hub {
     }
 }
 
-impl Handler<Open> for Hub {
+impl Handler<OpenAll> for Hub {
     type Result = ();
 
-    fn handle(&mut self, open: Open, _: &mut Self::Context) {
-        self.sessions.hold(open.session, open.holder);
+    fn handle(&mut self, OpenAll(fresh): OpenAll, _: &mut Self::Context) {
+        for Open { session, holder } in fresh {
+            self.sessions.hold(session, holder);
+        }
     }
 }
 
@@ -480,8 +485,11 @@ mod tests {
     }
 
     fn mint(hub: &Arc<Addr<Hub>>, connection: ConnectionId) -> Option<Lease> {
+        let session = Uuid::new_v4();
         let worker = 0;
-        Lease::mint(Holder { connection, worker }, hub)
+        let holder = Holder { connection, worker };
+        hub.try_send(OpenAll(vec![Open { session, holder }])).ok()?;
+        Some(Lease::fresh(session, holder, hub))
     }
 
     #[actix_rt::test]

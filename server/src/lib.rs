@@ -2,26 +2,31 @@
 
 pub mod admission;
 pub mod app;
+pub mod assembly;
 pub mod chat;
 pub mod config;
+pub mod connection;
+pub mod context;
 pub mod drain;
 pub mod frame;
-pub mod guard;
 pub mod handshake;
 pub mod healthcheck;
 pub mod http;
 pub mod hub;
+pub mod input;
 pub mod logging;
 pub mod metrics;
+pub mod minting;
 pub mod pacer;
 pub mod protocol;
-pub mod pump;
 pub mod records;
 pub mod roster;
 pub mod session;
 pub mod shutdown;
 pub mod socket;
+pub mod sockets;
 pub mod telemetry;
+pub mod turn;
 pub mod upgrade;
 pub mod wire;
 

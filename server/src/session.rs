@@ -9,7 +9,7 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::roster::ConnectionId;
+use crate::sockets::ConnectionId;
 
 /// Where an open session's socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

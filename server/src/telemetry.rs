@@ -15,7 +15,7 @@ use crate::{
     handshake::{OUTCOME_ACCEPTED, Refusal},
     hub::Resumed,
     metrics::Metrics,
-    roster::ConnectionId,
+    sockets::ConnectionId,
     wire::Ending,
 };
 

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use actix::{Actor, Addr};
+use actix::Actor;
 use actix_codec::{Framed, FramedParts};
 use actix_http::{HttpMessage, Request, h1};
 use actix_rt::{net::TcpStream, time::timeout};
@@ -22,9 +22,11 @@ use crate::{
     handshake::{self, REQUEST_ID, Refusal},
     http::Site,
     hub::{Enlist, Lease, Resume, Resumed, TAKEOVER_TIMEOUT},
+    minting::Mint,
     roster::Roster,
     session::Holder,
     socket::{SocketSettings, converse},
+    sockets::Sockets,
     telemetry::RequestId,
 };
 
@@ -34,11 +36,11 @@ static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 /// What the handshakes of one worker need.
 pub struct Worker {
     number: usize,
-    roster: Addr<Roster>,
+    sockets: Rc<Sockets>,
+    mint: Mint,
     site: Site,
     colour: Rc<str>,
     message_rate: Option<u32>,
-    settings: SocketSettings,
 }
 
 impl Worker {
@@ -49,47 +51,41 @@ impl Worker {
         message_rate: Option<u32>,
         settings: SocketSettings,
     ) -> Rc<Self> {
-        let roster = Roster::new(settings.ping_interval, site.telemetry.clone()).start();
+        let sockets = Sockets::new(settings, site.telemetry.clone());
+        let roster = Roster::new(sockets.clone()).start();
         site.hub.do_send(Enlist {
             worker: number,
-            roster: roster.clone(),
+            roster,
         });
         Rc::new(Self {
             number,
-            roster,
+            sockets,
+            mint: Mint::new(site.hub.clone()),
             colour: site.colour.to_str().unwrap_or_default().into(),
             site,
             message_rate,
-            settings,
         })
     }
 
-    /// The upgrade hook. The future lasts as long as the socket, so that the server counts it.
+    /// The upgrade hook. Ends with the handshake: an open socket has a task of its own, which
+    /// carries nothing of this about.
     pub async fn serve(
         self: Rc<Self>,
         request: Request,
         framed: Framed<TcpStream, h1::Codec>,
     ) -> Result<(), Infallible> {
         let (stream, rest) = take_apart(framed);
-        // Boxed, so that an open socket does not carry the handshake's state about.
-        let opened = Box::pin(self.clone().open(request, &stream)).await;
-        if let Some((opened, place)) = opened {
-            self.run(opened, stream, rest).await;
-            drop(place);
+        if let Some(opened) = self.open(request, &stream).await {
+            let connection = opened.lease.connection();
+            let telemetry = self.site.telemetry.clone();
+            let chat = Chat::open(opened, self.message_rate, &self.colour, telemetry);
+            converse(stream, &rest, chat, connection, &self.sockets);
         }
         Ok(())
     }
 
-    fn run(&self, opened: Opened, stream: TcpStream, rest: Bytes) -> impl Future<Output = ()> {
-        let connection = opened.lease.connection();
-        let telemetry = self.site.telemetry.clone();
-        let chat = Chat::open(opened, self.message_rate, &self.colour, telemetry);
-        let roster = self.roster.clone();
-        converse(stream, rest, chat, connection, roster, self.settings)
-    }
-
     /// Answers a handshake; the session is open when the 101 is out.
-    async fn open(self: Rc<Self>, request: Request, stream: &TcpStream) -> Option<(Opened, Place)> {
+    async fn open(&self, request: Request, stream: &TcpStream) -> Option<Opened> {
         let began = Instant::now();
         let given = request.headers().get(&REQUEST_ID);
         let request_id = RequestId::new(given.and_then(|id| id.to_str().ok()));
@@ -109,8 +105,9 @@ impl Worker {
                     hello: agreed.hello,
                     request_id,
                     began,
+                    place: agreed.place,
                 };
-                (answer, Some((opened, agreed.place)))
+                (answer, Some(opened))
             }
             Err(refusal) => {
                 self.site.telemetry.handshake_refused(&request_id, &refusal);
@@ -138,7 +135,7 @@ impl Worker {
         };
         let (lease, resumed) = match resumed {
             Some(lease) => (lease, true),
-            None => (self.mint(holder)?, false),
+            None => (self.mint(holder).await?, false),
         };
         Ok(Agreed {
             lease,
@@ -149,8 +146,11 @@ impl Worker {
         })
     }
 
-    fn mint(&self, holder: Holder) -> Result<Lease, Refusal> {
-        Lease::mint(holder, &self.site.hub).ok_or_else(|| self.overloaded())
+    async fn mint(&self, holder: Holder) -> Result<Lease, Refusal> {
+        self.mint
+            .open(holder)
+            .await
+            .ok_or_else(|| self.overloaded())
     }
 
     async fn resume(&self, session: Uuid, holder: Holder) -> Result<Option<Lease>, Refusal> {

@@ -144,7 +144,9 @@ fn a_change_of_the_sources_leaves_the_dependencies_alone() {
     copy_sources(context.path());
     let source = context.path().join("server/src/lib.rs");
     let text = fs::read_to_string(&source).unwrap();
-    fs::write(&source, text + "\npub const CHANGED: bool = true;\n").unwrap();
+    // Another change each time: the last one's layers may still be there.
+    let now = std::time::SystemTime::now();
+    fs::write(&source, format!("{text}\n// {now:?}\n")).unwrap();
     let built = Command::new("docker")
         .args(["build", "--progress=plain", "--build-arg=REVISION=changed"])
         .args(["--tag=tally-test/changed:now", "--file"])

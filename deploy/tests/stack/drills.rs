@@ -13,7 +13,7 @@ use crate::{
     engine::{Engine, Sick, on_each_engine},
 };
 
-on_each_engine!(
+on_each_engine!([
     a_colour_that_fails_the_smoke_test_never_goes_live,
     a_colour_that_dies_in_the_bake_is_taken_back,
     a_file_that_traefik_cannot_read_leaves_the_old_configuration,
@@ -23,17 +23,18 @@ on_each_engine!(
     two_flips_at_once_are_one_flip,
     a_lock_is_stale_when_its_time_is_up,
     a_full_disk_under_the_history_stops_no_flip,
-    up_recovers_from_a_flip_that_was_killed_at_any_step,
-    the_next_flip_recovers_from_one_that_was_killed_at_any_step,
-    a_rollback_recovers_from_a_flip_that_was_killed_at_any_step,
-    a_flip_that_is_told_to_stop_leaves_one_colour_live,
     a_rollback_needs_seconds_where_the_old_colour_is_warm,
     a_rollback_in_the_middle_of_the_drain_keeps_who_is_still_there,
     a_colour_is_kept_warm_no_longer_than_it_was_told,
     a_rollback_in_the_bake_ends_the_flip_that_bakes,
     a_dry_run_tells_the_plan_and_changes_nothing,
     the_preview_door_leads_to_the_idle_colour_and_to_loopback_only,
-);
+], slow [
+    up_recovers_from_a_flip_that_was_killed_at_any_step,
+    the_next_flip_recovers_from_one_that_was_killed_at_any_step,
+    a_rollback_recovers_from_a_flip_that_was_killed_at_any_step,
+    a_flip_that_is_told_to_stop_leaves_one_colour_live,
+]);
 
 const SMOKED: &str = "passes the smoke test";
 const SWITCHED: &str = "the front door leads to green";

@@ -27,14 +27,25 @@ pub enum Sick {
     RefusesMessages,
 }
 
-/// Makes a test of each function on each engine; it gets the engine.
+/// Makes a test of each function on each engine; it gets the engine. The second list has those
+/// that take minutes: `./just drill` runs them.
 macro_rules! on_each_engine {
-    ($($name:ident),* $(,)?) => {
+    ([$($name:ident),* $(,)?], slow [$($slow:ident),* $(,)?]) => {
         mod native {
             $(#[test] fn $name() { super::$name(crate::engine::Engine::Native); })*
+            $(
+                #[test]
+                #[ignore = "slow: ./just drill"]
+                fn $slow() { super::$slow(crate::engine::Engine::Native); }
+            )*
         }
         mod docker {
             $(#[test] fn $name() { super::$name(crate::engine::Engine::Docker); })*
+            $(
+                #[test]
+                #[ignore = "slow: ./just drill"]
+                fn $slow() { super::$slow(crate::engine::Engine::Docker); }
+            )*
         }
     };
 }

@@ -14,12 +14,12 @@ use crate::{
     engine::{Engine, Sick, on_each_engine},
 };
 
-on_each_engine!(
+on_each_engine!([
     up_flip_and_down,
     a_colour_that_is_sick_never_goes_live,
     what_an_idle_colour_ran_before_is_not_flipped_to,
     the_front_door_leads_to_the_server_only_and_logs_no_session,
-);
+], slow []);
 
 fn up_flip_and_down(engine: Engine) {
     let clone = Clone::new(engine);

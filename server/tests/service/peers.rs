@@ -168,7 +168,6 @@ fn fragments_of_a_long_message_are_signs_of_life() {
 }
 
 #[test]
-#[ignore = "not yet so: one poll of a flooding socket takes up to 2 MiB of its input, and neighbours wait for seconds"]
 fn a_flood_that_is_read_leaves_its_neighbours_their_turn() {
     let tally = Tally::with(&[("TALLY_WORKERS", "1")]);
     let mut other = tally.connect();

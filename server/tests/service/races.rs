@@ -207,7 +207,6 @@ fn takeovers_under_load_count_every_message_once() {
 }
 
 #[test]
-#[ignore = "not yet so: a flooding socket misses its dismissal, or is told it until it overflows"]
 fn a_flood_is_taken_over_with_its_goodbye() {
     let tally = Tally::with(&[("TALLY_WORKERS", "1")]);
     let old = tally.connect();

@@ -1,0 +1,16 @@
+//! What watches the stack: rules, routes, logs and dashboards, checked by the programs that read
+//! them, and against what the stack really says.
+
+mod alerts;
+#[path = "../stack/clone.rs"]
+#[expect(dead_code, reason = "the tests of the stack do more with it")]
+mod clone;
+mod dashboards;
+mod delivery;
+#[path = "../stack/engine.rs"]
+#[expect(dead_code, unused_imports, unused_macros, reason = "the same")]
+mod engine;
+mod live;
+mod logs;
+mod monitor;
+mod programs;

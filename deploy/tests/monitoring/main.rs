@@ -2,6 +2,9 @@
 //! them, and against what the stack really says.
 
 mod alerts;
+#[path = "../stack/certificates.rs"]
+#[expect(dead_code, reason = "the tests of the stack do more with it")]
+mod certificates;
 #[path = "../stack/clone.rs"]
 #[expect(dead_code, reason = "the tests of the stack do more with it")]
 mod clone;

@@ -18,13 +18,13 @@ use crate::{
     pebble::Pebble,
 };
 
-on_each_engine!(
+on_each_engine!([
     under_tls_a_flip_is_noticed_by_nobody,
     a_renewed_certificate_is_shown_after_a_flip_and_after_up,
     tls_comes_and_goes_under_open_sockets,
     a_certificate_that_traefik_cannot_use_is_noticed,
     too_many_handshakes_from_one_address_are_refused,
-);
+], slow []);
 
 /// Puts a certificate where the settings of [`under_tls`] look for it.
 fn install(clone: &Clone, issued: &Issued) {

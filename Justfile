@@ -56,3 +56,10 @@ test:
 [no-exit-message]
 lint:
     .ci/lint
+
+# Load the running stack with 5,000 sockets and check every answer; --help tells the rest
+[group('measure')]
+[no-exit-message]
+[positional-arguments]
+loadtest *options:
+    @cargo run --quiet --release --locked --package tally-loadtest -- "$@"

@@ -2,6 +2,7 @@
 
 pub mod assertion;
 pub mod beats;
+pub mod chart;
 pub mod client;
 pub mod clock;
 pub mod drain;
@@ -9,6 +10,7 @@ pub mod ending;
 pub mod fault;
 pub mod frame;
 pub mod handshake;
+pub mod html;
 mod inbound;
 pub mod ledger;
 pub mod link;

@@ -4,7 +4,8 @@ use std::{fs, path::Path, process::ExitCode};
 
 use clap::Parser;
 use tally_loadtest::{
-    options::Options, preflight, progress::Progress, report::Report, run::Run, stack, table::table,
+    html, options::Options, preflight, progress::Progress, report::Report, run::Run, stack,
+    table::table,
 };
 
 /// It could not run.
@@ -53,6 +54,9 @@ fn publish(options: &Options, report: &Report) -> Result<(), String> {
     if let Some(path) = &options.report.json {
         let json = serde_json::to_string_pretty(report).expect("plain fields serialise");
         write(path, &(json + "\n"))?;
+    }
+    if let Some(path) = &options.report.html {
+        write(path, &html::page(report))?;
     }
     Ok(())
 }

@@ -63,3 +63,10 @@ lint:
 [positional-arguments]
 loadtest *options:
     @cargo run --quiet --release --locked --package tally-loadtest -- "$@"
+
+# Measure Tally beside its peers; --short: beside the floor only, judged by compare/thresholds.txt
+[group('measure')]
+[no-exit-message]
+[positional-arguments]
+compare *options:
+    @cargo run --quiet --release --locked --package tally-compare -- "$@"

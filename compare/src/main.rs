@@ -25,6 +25,9 @@ use outcome::{Measured, Outcome};
 use prepare::{Folders, Ready, prepare};
 use tally_loadtest::machine::Machine;
 
+/// How often a measurement is begun; what fails so often is the peer's own fault.
+const TRIES: usize = 3;
+
 fn main() -> ExitCode {
     match compare(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -117,7 +120,7 @@ fn take_turns(
             continue;
         }
         let title = ready[place].peer.title;
-        match measure(folders, &ready[place], effort) {
+        match measure_or_retry(folders, &ready[place], effort) {
             Ok(sample) => {
                 eprintln!(
                     "repeat {} of {}: {title}: {}",
@@ -130,6 +133,22 @@ fn take_turns(
             Err(reason) => leave_out(left_out, title, reason),
         }
     }
+}
+
+/// A run that something else on the machine has spoilt is told, and done again.
+fn measure_or_retry(
+    folders: &Folders,
+    ready: &Ready,
+    effort: &Effort,
+) -> Result<measure::Sample, String> {
+    let mut outcome = measure(folders, ready, effort);
+    for _ in 1..TRIES {
+        if let Err(reason) = &outcome {
+            eprintln!("once more: {}: {reason}", ready.peer.title);
+            outcome = measure(folders, ready, effort);
+        }
+    }
+    outcome
 }
 
 fn line(sample: &measure::Sample) -> String {

@@ -74,7 +74,7 @@ fn talk(folders: &Folders, ready: &Ready, effort: &Effort) -> Result<Report, Str
     let server = Server::start(ready, NO_BEAT, &log)?;
     let mut load = load(folders, &server, effort, effort.talk);
     load.args(["--mode", "peak", "--heartbeat", "0s"]);
-    report(folders, &mut load)
+    report(folders, ready, &mut load)
 }
 
 /// Heartbeats to idle sockets, then the end.
@@ -84,7 +84,7 @@ fn beats(folders: &Folders, ready: &Ready, effort: &Effort) -> Result<Report, St
     let mut load = load(folders, &server, effort, effort.beats);
     load.args(["--mode", "drain", "--rate", "0", "--heartbeat", "1s"]);
     load.arg("--end-pid").arg(server.pid().to_string());
-    let report = report(folders, &mut load)?;
+    let report = report(folders, ready, &mut load)?;
     server.wait();
     Ok(report)
 }
@@ -101,9 +101,10 @@ fn load(folders: &Folders, server: &Server, effort: &Effort, duration: Duration)
     load
 }
 
-fn report(folders: &Folders, load: &mut Command) -> Result<Report, String> {
+fn report(folders: &Folders, ready: &Ready, load: &mut Command) -> Result<Report, String> {
+    let log = folders.log(&format!("load-{}", ready.peer.name));
     let json = folders.results().join("load.json");
-    run(load.arg("--json").arg(&json), &folders.log("load"), RUN_MAX)?;
+    run(load.arg("--json").arg(&json), &log, RUN_MAX)?;
     read(&json)
 }
 

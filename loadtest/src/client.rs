@@ -240,7 +240,7 @@ impl Client {
             let age = now.saturating_sub(socket.since);
             match socket.state {
                 State::Connecting | State::Upgrading if age > HANDSHAKE_MAX => {
-                    self.failed(index, Fault::HandshakeTimeout, "no answer");
+                    self.failed(index, Fault::HandshakeTimeout, "no answer to the handshake");
                 }
                 State::Leaving | State::Dismissed if age > CLOSING_MAX => {
                     self.fault(index, Fault::Stuck, 1, "no end of the stream after Close");

@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
             if socket.state == State::Open {
                 let missing = u64::from(socket.due - socket.ledger.answered());
                 self.client
-                    .fault(index, Fault::Unanswered, missing, "no answer");
+                    .fault(index, Fault::Unanswered, missing, "no answer to a message");
             }
         }
         self.mark("settle");

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tally_loadtest::report::{Phase, Report};
+use tally_loadtest::{
+    fault::Fault,
+    report::{Phase, Report},
+};
 
 use crate::{
     command::run,
@@ -47,6 +50,8 @@ pub struct Sample {
     pub rate: f64,
     /// What the load itself took of a core; close to one, it was measured instead.
     pub client: f64,
+    /// Heartbeats that did not come, or not in time.
+    pub missed_beats: u64,
 }
 
 /// # Errors
@@ -65,6 +70,7 @@ pub fn measure(folders: &Folders, ready: &Ready, effort: &Effort) -> Result<Samp
         drain: drain.last_bye_s,
         rate: talk.rate,
         client: talk.client_load(),
+        missed_beats: beats.fault_total(),
     })
 }
 
@@ -101,11 +107,31 @@ fn load(folders: &Folders, server: &Server, effort: &Effort, duration: Duration)
     load
 }
 
+/// The load's exit code says only that there were faults; the report says which.
 fn report(folders: &Folders, ready: &Ready, load: &mut Command) -> Result<Report, String> {
     let log = folders.log(&format!("load-{}", ready.peer.name));
     let json = folders.results().join("load.json");
-    run(load.arg("--json").arg(&json), &log, RUN_MAX)?;
-    read(&json)
+    // Of the run before, or of another peer.
+    let _ = fs::remove_file(&json);
+    let ended = run(load.arg("--json").arg(&json), &log, RUN_MAX);
+    let report = read(&json).map_err(|error| ended.err().unwrap_or(error))?;
+    spoilt(&report).map_or(Ok(report), Err)
+}
+
+/// What makes the figures worthless. A service that cannot keep up with the beats while thousands
+/// come in has its figures all the same, and a note.
+fn spoilt(report: &Report) -> Option<String> {
+    let only_late = |fault: Fault| matches!(fault, Fault::MissingBeat | Fault::LateBeat);
+    let fault = report.faults.iter().find(|fault| !only_late(fault.fault));
+    let told = fault.map(|fault| {
+        format!(
+            "{} × {}: {}",
+            fault.number,
+            fault.fault,
+            fault.examples.join(", ")
+        )
+    });
+    told.or_else(|| report.trouble.clone())
 }
 
 fn read(json: &Path) -> Result<Report, String> {

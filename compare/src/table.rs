@@ -89,6 +89,16 @@ fn notes(out: &mut String, outcome: &Outcome) {
             bound.join(", ")
         );
     }
+    for peer in &outcome.peers {
+        let missed: u64 = peer.samples.iter().map(|sample| sample.missed_beats).sum();
+        if missed > 0 {
+            let _ = writeln!(
+                out,
+                "\n{} left out {missed} heartbeats, or was late with them.",
+                peer.title
+            );
+        }
+    }
     for (peer, reason) in &outcome.left_out {
         let _ = writeln!(out, "\nLeft out: {peer}: {reason}");
     }

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::report::is_figure;
+
 /// A figure's bound, in seconds, bytes, or plain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assertion {
@@ -64,7 +66,7 @@ impl FromStr for Assertion {
             .iter()
             .find_map(split)
             .ok_or("it needs <, <=, > or >=, as in p99<50ms")?;
-        if !crate::report::FIGURES.contains(&figure) {
+        if !is_figure(figure) {
             return Err(format!("no figure is called {figure:?}; --help lists them"));
         }
         Ok(Self {

@@ -2,13 +2,17 @@
 
 use crate::{
     chart::{Chart, Line},
-    report::{Report, bytes, time},
+    readable::{bytes, time},
+    report::Report,
     series::Point,
     table::table,
 };
 
 /// What memory is charted in, so that the ticks are round.
 const MEBIBYTE: f64 = 1_048_576.0;
+
+/// A line's name, and what it shows of each second.
+type Shown = (&'static str, fn(&Point) -> f64);
 
 const STYLE: &str = include_str!("report.css");
 
@@ -31,69 +35,53 @@ pub fn page(report: &Report) -> String {
 }
 
 fn charts(report: &Report) -> String {
-    let line = |name, value: fn(&Point) -> f64| Line {
-        name,
-        points: report
-            .series
-            .iter()
-            .map(|point| (point.at_s, value(point)))
-            .collect(),
-    };
-    let over_time = |title, value, lines| Chart {
+    let over_time = |title, value, lines: &[Shown]| Chart {
         title,
-        lines,
+        lines: lines.iter().map(|line| by_second(report, *line)).collect(),
         value,
         place: |place| format!("{place} s"),
     };
+    let answers: [Shown; 3] = [
+        ("p50", |at| at.p50_s),
+        ("p99", |at| at.p99_s),
+        ("max", |at| at.max_s),
+    ];
+    let messages: [Shown; 2] = [
+        ("sent", |at| at.sent_per_s),
+        ("answered", |at| at.answered_per_s),
+    ];
+    let cpu: [Shown; 2] = [
+        ("server", |at| at.server_cpu),
+        ("client", |at| at.client_cpu),
+    ];
+    let memory: [Shown; 2] = [
+        ("server", |at| at.server_rss_bytes as f64 / MEBIBYTE),
+        ("client", |at| at.client_rss_bytes as f64 / MEBIBYTE),
+    ];
     [
-        over_time(
-            "Time to the answer, by second",
-            time,
-            vec![
-                line("p50", |at| at.p50_s),
-                line("p99", |at| at.p99_s),
-                line("max", |at| at.max_s),
-            ],
-        ),
+        over_time("Time to the answer, by second", time, &answers),
         by_share(report),
-        over_time(
-            "Messages a second",
-            plain,
-            vec![
-                line("sent", |at| at.sent_per_s),
-                line("answered", |at| at.answered_per_s),
-            ],
-        ),
+        over_time("Messages a second", plain, &messages),
         over_time(
             "Heartbeats received a second",
             plain,
-            vec![line("beats", |at| at.beats_per_s)],
+            &[("beats", |at| at.beats_per_s)],
         ),
-        over_time(
-            "Open sockets",
-            plain,
-            vec![line("open", |at| at.open as f64)],
-        ),
-        over_time(
-            "CPU, of one core",
-            |value| format!("{:.0} %", value * 100.0),
-            vec![
-                line("server", |at| at.server_cpu),
-                line("client", |at| at.client_cpu),
-            ],
-        ),
-        over_time(
-            "Resident memory",
-            |mebibytes| bytes(mebibytes * MEBIBYTE),
-            vec![
-                line("server", |at| at.server_rss_bytes as f64 / MEBIBYTE),
-                line("client", |at| at.client_rss_bytes as f64 / MEBIBYTE),
-            ],
-        ),
+        over_time("Open sockets", plain, &[("open", |at| at.open as f64)]),
+        over_time("CPU, of one core", share, &cpu),
+        over_time("Resident memory", mebibytes, &memory),
     ]
     .iter()
     .map(Chart::html)
     .collect()
+}
+
+fn by_second(report: &Report, (name, value): Shown) -> Line<'static> {
+    let points = report.series.iter();
+    Line {
+        name,
+        points: points.map(|point| (point.at_s, value(point))).collect(),
+    }
 }
 
 /// Each step to the right leaves a tenth as many answers above it.
@@ -110,6 +98,14 @@ fn by_share(report: &Report) -> Chart<'_> {
         value: time,
         place: |nines| format!("{} %", 100.0 * (1.0 - 10_f64.powf(-nines))),
     }
+}
+
+fn share(value: f64) -> String {
+    format!("{:.0} %", value * 100.0)
+}
+
+fn mebibytes(value: f64) -> String {
+    bytes(value * MEBIBYTE)
 }
 
 fn plain(value: f64) -> String {

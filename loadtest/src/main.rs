@@ -4,8 +4,8 @@ use std::{fs, path::Path, process::ExitCode};
 
 use clap::Parser;
 use tally_loadtest::{
-    html, options::Options, preflight, progress::Progress, report::Report, run::Run, stack,
-    table::table,
+    findings, html, options::Options, preflight, progress::Progress, report::Report, run::Run,
+    stack, table::table,
 };
 
 /// It could not run.
@@ -41,7 +41,7 @@ fn run(options: &Options) -> Result<bool, String> {
     let progress = Progress::new(options.report.quiet);
     let mut run = Run::new(options, target, progress).map_err(|error| error.to_string())?;
     run.go().map_err(|error| error.to_string())?;
-    let report = Report::of(&run, began);
+    let report = findings::report(&run, began);
     publish(options, &report)?;
     Ok(report.passed)
 }

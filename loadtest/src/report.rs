@@ -5,51 +5,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    assertion::Assertion,
-    clock::{Nanos, seconds},
-    fault::Fault,
-    machine::Machine,
-    recorder::Durations,
-    run::{Mark, Run},
+    assertion::Assertion, clock::seconds, fault::Fault, machine::Machine, recorder::Durations,
     series::Point,
 };
 
-/// Quantiles by the name that assertions use.
-const QUANTILES: [(&str, f64); 5] = [
-    ("p50", 0.5),
-    ("p90", 0.9),
-    ("p99", 0.99),
-    ("p999", 0.999),
-    ("max", 1.0),
-];
+/// Quantiles by the name that assertions use, in the order of [`Summary`].
+const QUANTILES: [&str; 5] = ["p50", "p90", "p99", "p999", "max"];
 
-/// Every figure that can be asserted.
-pub const FIGURES: [&str; 35] = [
-    "p50",
-    "p90",
-    "p99",
-    "p999",
-    "max",
-    "beat_p50",
-    "beat_p90",
-    "beat_p99",
-    "beat_p999",
-    "beat_max",
-    "handshake_p50",
-    "handshake_p90",
-    "handshake_p99",
-    "handshake_p999",
-    "handshake_max",
-    "lag_p50",
-    "lag_p90",
-    "lag_p99",
-    "lag_p999",
-    "lag_max",
-    "gap_p50",
-    "gap_p90",
-    "gap_p99",
-    "gap_p999",
-    "gap_max",
+/// What has quantiles: `p99` are the answers', `beat_p99` those during a beat.
+const SUMMARIES: [&str; 5] = ["", "beat", "handshake", "lag", "gap"];
+
+const FIGURES: [&str; 10] = [
     "spread",
     "drain",
     "exit",
@@ -61,6 +27,17 @@ pub const FIGURES: [&str; 35] = [
     "socket_bytes",
     "client_cpu",
 ];
+
+/// Whether that is something to assert.
+pub fn is_figure(name: &str) -> bool {
+    let (of, quantile) = split(name);
+    let known = QUANTILES.contains(&quantile);
+    FIGURES.contains(&name) || (known && SUMMARIES.contains(&of))
+}
+
+fn split(figure: &str) -> (&str, &str) {
+    figure.split_once('_').unwrap_or(("", figure))
+}
 
 /// Durations by their quantiles, in seconds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -89,7 +66,7 @@ impl Summary {
     /// The quantiles in the order of their names; none where nothing was measured.
     fn figure(&self, name: &str) -> Option<f64> {
         let values = [self.p50_s, self.p90_s, self.p99_s, self.p999_s, self.max_s];
-        let place = QUANTILES.iter().position(|(known, _)| *known == name)?;
+        let place = QUANTILES.iter().position(|known| *known == name)?;
         (self.count > 0).then_some(values[place])
     }
 }
@@ -202,40 +179,6 @@ pub struct Phase {
 }
 
 impl Report {
-    pub fn of(run: &Run<'_>, began: String) -> Self {
-        let recorder = &run.client.recorder;
-        let phases: Vec<Phase> = run.marks.windows(2).map(phase).collect();
-        let talk = phases.iter().find(|phase| phase.name == "talk");
-        let mut report = Self {
-            passed: true,
-            interrupted: run.interrupted.load(std::sync::atomic::Ordering::Relaxed),
-            trouble: run.trouble.clone(),
-            began,
-            machine: Machine::look(),
-            plan: plan(run),
-            opened: recorder.counts.opened,
-            sent: recorder.counts.sent,
-            answered: recorder.counts.answered,
-            rate: talk.map_or(0.0, |talk| talk.answered as f64 / talk.time_s),
-            pings: recorder.counts.pings,
-            latency: Summary::of(&recorder.latency),
-            during_beats: Summary::of(&recorder.during_beats),
-            lateness: Summary::of(&recorder.lateness),
-            handshake: Summary::of(&recorder.handshake),
-            beats: beats(run),
-            drain: run.client.drain.as_ref().map(drain),
-            faults: faults(run),
-            assertions: Vec::new(),
-            client: client(run),
-            servers: servers(run),
-            phases,
-            series: run.series.points.clone(),
-            curve: curve(&recorder.latency),
-        };
-        report.judge(&run.options.expect.assertions);
-        report
-    }
-
     /// What an assertion is about, in seconds, bytes, or plain.
     pub fn figure(&self, name: &str) -> Option<f64> {
         let drain = self.drain.as_ref();
@@ -257,7 +200,7 @@ impl Report {
 
     fn quantile(&self, name: &str) -> Option<f64> {
         let none = Summary::default();
-        let (of, quantile) = name.split_once('_').unwrap_or(("", name));
+        let (of, quantile) = split(name);
         let summary = match of {
             "" => &self.latency,
             "beat" => &self.during_beats,
@@ -284,7 +227,7 @@ impl Report {
         self.phases.iter().find(|phase| phase.name == name)
     }
 
-    fn judge(&mut self, assertions: &[Assertion]) {
+    pub fn judge(&mut self, assertions: &[Assertion]) {
         self.assertions = assertions
             .iter()
             .map(|assertion| {
@@ -301,182 +244,10 @@ impl Report {
     }
 }
 
-fn plan(run: &Run<'_>) -> Plan {
-    let load = &run.options.load;
-    let target = &run.client.target;
-    Plan {
-        target: format!("ws://{}{}", target.address, target.path),
-        mode: load.mode.name().into(),
-        sockets: load.sockets.into(),
-        rate: load.rate.into(),
-        duration_s: load.duration.as_secs_f64(),
-        size_bytes: load.size.into(),
-    }
-}
-
-fn beats(run: &Run<'_>) -> Beats {
-    let mut spreads: Vec<Nanos> = run
-        .client
-        .beats
-        .all()
-        .map(|beat| beat.last - beat.first)
-        .collect();
-    spreads.sort_unstable();
-    let at = |place: usize| spreads.get(place).copied().map_or(0.0, seconds);
-    Beats {
-        number: spreads.len() as u64,
-        deliveries: run.client.recorder.counts.beats,
-        spread_p50_s: at(spreads.len() / 2),
-        spread_max_s: at(spreads.len().saturating_sub(1)),
-        lag: Summary::of(&run.client.recorder.lag),
-    }
-}
-
-fn drain(drain: &crate::drain::Drain) -> Drain {
-    let since = |at: Nanos| seconds(at.saturating_sub(drain.began));
-    Drain {
-        sockets: drain.sockets,
-        byes: drain.byes,
-        codes: drain.codes.clone(),
-        cut_off: drain.cut,
-        last_bye_s: since(drain.last_bye),
-        exit_s: drain.exit.map(since),
-        reconnect: drain.reconnect,
-        gap: Summary::of(&drain.gaps),
-        resumed: drain.resumed,
-        fresh: drain.fresh,
-        retries: drain.retries,
-    }
-}
-
-fn faults(run: &Run<'_>) -> Vec<FaultCount> {
-    let faults = run.client.recorder.faults.all();
-    faults
-        .map(|(fault, number, examples)| FaultCount {
-            fault,
-            number,
-            examples: examples.to_vec(),
-        })
-        .collect()
-}
-
-fn client(run: &Run<'_>) -> Process {
-    let own = |look: &crate::watch::Look| look.client;
-    process(run, "tally-loadtest".into(), std::process::id(), own)
-}
-
-fn servers(run: &Run<'_>) -> Vec<Process> {
-    let watched = run.watch.processes.iter().enumerate();
-    watched
-        .map(|(place, watched)| {
-            let its = |look: &crate::watch::Look| look.servers[place];
-            process(run, watched.name.clone(), watched.pid, its)
-        })
-        .collect()
-}
-
-fn process(
-    run: &Run<'_>,
-    name: String,
-    pid: u32,
-    usage: impl Fn(&crate::watch::Look) -> crate::process::Usage,
-) -> Process {
-    let marked = |phase: &str| run.marks.iter().find(|mark| mark.phase == phase);
-    let at = |phase: &str| {
-        marked(phase)
-            .map(|mark| usage(&mark.look))
-            .unwrap_or_default()
-    };
-    let last = run
-        .marks
-        .last()
-        .map(|mark| usage(&mark.look))
-        .unwrap_or_default();
-    let all = at("ramp").rss_bytes;
-    let opened = marked("ramp").map_or(0, |mark| mark.counts.open);
-    let (few_sockets, few) = run.few.as_ref().map_or((0, 0), |(number, look)| {
-        (*number as u64, usage(look).rss_bytes)
-    });
-    let more = opened.saturating_sub(few_sockets).max(1);
-    Process {
-        name,
-        pid,
-        cpu_s: seconds(last.cpu.saturating_sub(at("start").cpu)),
-        rss_peak_bytes: run
-            .marks
-            .iter()
-            .map(|mark| usage(&mark.look).rss_bytes)
-            .max()
-            .unwrap_or(0),
-        rss_few_bytes: few,
-        rss_all_bytes: all,
-        socket_bytes: (all as f64 - few as f64) / more as f64,
-    }
-}
-
-fn phase(marks: &[Mark]) -> Phase {
-    let (before, after) = (&marks[0], &marks[1]);
-    Phase {
-        name: after.phase.into(),
-        time_s: seconds(after.at - before.at),
-        opened: after.counts.opened - before.counts.opened,
-        answered: after.counts.answered - before.counts.answered,
-        beats: after.counts.beats - before.counts.beats,
-        client_cpu_s: seconds(after.look.client.cpu.saturating_sub(before.look.client.cpu)),
-        server_cpu_s: seconds(
-            after
-                .look
-                .server_cpu()
-                .saturating_sub(before.look.server_cpu()),
-        ),
-    }
-}
-
-/// Nines on the way to all: 0 %, 50 %, … 99.999 %.
-fn curve(latency: &Durations) -> Vec<(f64, f64)> {
-    if latency.is_empty() {
-        return Vec::new();
-    }
-    let shares = (0..=50).map(|step| 1.0 - 10_f64.powf(-f64::from(step) / 10.0));
-    shares
-        .map(|share| (share, seconds(latency.value_at_quantile(share))))
-        .collect()
-}
-
-/// A duration as a person reads it.
-pub fn time(seconds: f64) -> String {
-    match seconds {
-        s if s >= 1.0 => format!("{s:.2} s"),
-        s if s >= 0.001 => format!("{:.2} ms", s * 1e3),
-        s => format!("{:.0} µs", s * 1e6),
-    }
-}
-
-/// Bytes as a person reads them.
-pub fn bytes(bytes: f64) -> String {
-    match bytes.abs() {
-        b if b >= f64::from(1 << 20) => format!("{:.1} MiB", bytes / f64::from(1 << 20)),
-        b if b >= 10_240.0 => format!("{:.1} KiB", bytes / 1024.0),
-        _ => format!("{bytes:.0} B"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::recorder::durations;
-
-    #[test]
-    fn times_and_sizes_read_well() {
-        assert_eq!(
-            [time(0.000_25), time(0.012_34), time(2.0)],
-            ["250 µs", "12.34 ms", "2.00 s"]
-        );
-        assert_eq!(
-            [bytes(1280.0), bytes(3.0 * 1_048_576.0)],
-            ["1280 B", "3.0 MiB"]
-        );
-    }
 
     #[test]
     fn nothing_measured_is_no_figure() {
@@ -488,13 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn the_curve_rises_to_the_slowest() {
-        let mut latency = durations();
-        for millisecond in 1..=1000 {
-            latency.record(millisecond * 1_000_000).unwrap();
+    fn figures_are_known_by_their_names() {
+        for name in ["p99", "beat_max", "gap_p50", "spread", "socket_bytes"] {
+            assert!(is_figure(name), "{name}");
         }
-        let curve = curve(&latency);
-        assert!(curve.is_sorted_by(|one, next| one.1 <= next.1));
-        assert!((curve.last().unwrap().1 - 1.0).abs() < 0.01);
+        for name in ["", "p98", "beat", "client_p99", "socket"] {
+            assert!(!is_figure(name), "{name}");
+        }
     }
 }

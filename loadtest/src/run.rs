@@ -95,6 +95,11 @@ impl<'a> Run<'a> {
     /// The kernel's, of waiting.
     pub fn go(&mut self) -> io::Result<()> {
         self.ramp()?;
+        if self.client.recorder.counts.open == 0 {
+            // There is nobody to talk with, and the faults say why.
+            self.progress.finish();
+            return Ok(());
+        }
         self.talk()?;
         if self.options.load.mode == Mode::Drain {
             self.drain()?;
@@ -230,7 +235,12 @@ impl<'a> Run<'a> {
         let interval = nanos(self.options.expect.heartbeat);
         if interval > 0 {
             let late = self.client.beats.late(interval, self.client.clock.now());
-            let told = || format!("no heartbeat for more than {interval} ns");
+            let told = || {
+                format!(
+                    "no heartbeat for more than {:?}",
+                    self.options.expect.heartbeat
+                )
+            };
             self.client
                 .recorder
                 .faults

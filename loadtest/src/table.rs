@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::report::{Drain, Process, Report, Summary, bytes, time};
+use crate::{
+    readable::{bytes, time},
+    report::{Drain, Process, Report, Summary},
+};
 
 /// At this share of a core, it is the client that is measured.
 const CLIENT_BOUND: f64 = 0.85;
@@ -16,11 +19,7 @@ pub fn table(report: &Report) -> String {
         &format!("{} ({})", plan.target, plan.mode),
     );
     line(&mut out, "machine", &report.machine.told());
-    line(
-        &mut out,
-        "sockets",
-        &format!("{} of {} opened", report.opened, plan.sockets),
-    );
+    line(&mut out, "sockets", &opened(report));
     let messages = format!(
         "{} sent, {} answered, {:.0}/s",
         report.sent, report.answered, report.rate
@@ -46,6 +45,15 @@ pub fn table(report: &Report) -> String {
     out.push('\n');
     verdicts(&mut out, report);
     out
+}
+
+fn opened(report: &Report) -> String {
+    let first = report.phase("ramp").map_or(0, |ramp| ramp.opened);
+    let again = match report.opened - first {
+        0 => String::new(),
+        number => format!(", {number} came back"),
+    };
+    format!("{first} of {} opened{again}", report.plan.sockets)
 }
 
 fn line(out: &mut String, name: &str, value: &str) {

@@ -13,7 +13,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use rustix::{
     buffer::spare_capacity,
     event::epoll::{self, CreateFlags, EventData, EventFlags},
-    net::sockopt::set_tcp_nodelay,
+    net::{
+        AddressFamily, Ipv4Addr, SocketAddrV4, SocketFlags, SocketType, accept_with, bind, listen,
+        socket, sockopt,
+    },
     time::Timespec,
 };
 
@@ -36,9 +39,9 @@ struct Floor {
 
 impl Floor {
     fn accept(&mut self, listener: &TcpListener, epoll: &impl std::os::fd::AsFd) {
-        while let Ok((stream, _)) = listener.accept() {
-            stream.set_nonblocking(true).unwrap();
-            set_tcp_nodelay(&stream, true).unwrap();
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        while let Ok(stream) = accept_with(listener, flags) {
+            let stream = TcpStream::from(stream);
             let place = stream.as_raw_fd() as usize;
             let data = EventData::new_u64(place as u64);
             epoll::add(epoll, &stream, data, EventFlags::IN).unwrap();
@@ -96,11 +99,11 @@ fn upgrade(socket: &mut Socket, head: &[u8]) {
     });
     let hash = sha1_smol::Sha1::from([key.unwrap_or_default().as_bytes(), MAGIC].concat()).digest();
     let accept = STANDARD.encode(hash.bytes());
-    let _ = write!(
-        socket.stream,
+    let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\n\r\n"
     );
+    let _ = socket.stream.write(answer.as_bytes());
     socket.open = true;
 }
 
@@ -143,7 +146,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let port = arguments.next().unwrap();
     let interval = Duration::from_millis(arguments.next().unwrap().parse().unwrap());
-    let listener = rustix_listener(port.parse().unwrap());
+    let listener = listen_at(port.parse().unwrap());
     let (signal, sender) = UnixStream::pair().unwrap();
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, sender).unwrap();
     let epoll = epoll::create(CreateFlags::CLOEXEC).unwrap();
@@ -184,11 +187,11 @@ fn main() {
     }
 }
 
-/// With a backlog that no ramp overflows; the standard library's is 128.
-fn rustix_listener(port: u16) -> TcpListener {
-    use rustix::net::{AddressFamily, Ipv4Addr, SocketAddrV4, SocketType, bind, listen, socket};
+/// With a backlog that no ramp overflows, and an option that the sockets inherit.
+fn listen_at(port: u16) -> TcpListener {
     let listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    rustix::net::sockopt::set_socket_reuseaddr(&listener, true).unwrap();
+    sockopt::set_socket_reuseaddr(&listener, true).unwrap();
+    sockopt::set_tcp_nodelay(&listener, true).unwrap();
     bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).unwrap();
     listen(&listener, 4096).unwrap();
     let listener = TcpListener::from(listener);

@@ -60,7 +60,7 @@ fn compare(options: &Options) -> Result<bool, String> {
     };
     publish(&folders, &outcome)?;
     if options.short {
-        judge(&outcome)
+        judge(&folders, &outcome)
     } else {
         Ok(true)
     }
@@ -181,12 +181,15 @@ fn publish(folders: &Folders, outcome: &Outcome) -> Result<(), String> {
 /// # Errors
 /// There is nothing to judge, or nothing to judge it by.
 #[expect(clippy::print_stdout, reason = "the verdicts are what it is run for")]
-fn judge(outcome: &Outcome) -> Result<bool, String> {
+fn judge(folders: &Folders, outcome: &Outcome) -> Result<bool, String> {
     let tally = outcome.peer(peer::TALLY).ok_or("Tally was not measured")?;
     outcome
         .peer(peer::FLOOR)
         .ok_or("the floor was not measured")?;
-    let thresholds = thresholds::parse(include_str!("../thresholds.txt"))?;
+    let path = folders.root.join("compare/thresholds.txt");
+    let told = |error: String| format!("{}: {error}", path.display());
+    let text = fs::read_to_string(&path).map_err(|error| told(error.to_string()))?;
+    let thresholds = thresholds::parse(&text).map_err(told)?;
     let mut all = true;
     for threshold in thresholds {
         let value = outcome.figure(tally, threshold.measure).median;

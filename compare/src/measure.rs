@@ -30,8 +30,8 @@ pub struct Effort {
     pub repeats: usize,
     /// How long messages go round and round.
     pub talk: Duration,
-    /// How long idle sockets get beats.
-    pub beats: Duration,
+    /// How many beats idle sockets get. A half more than whole, so that none is cut in two.
+    pub beats: f64,
 }
 
 /// What it cost, once.
@@ -78,7 +78,8 @@ pub fn measure(folders: &Folders, ready: &Ready, effort: &Effort) -> Result<Samp
 fn talk(folders: &Folders, ready: &Ready, effort: &Effort) -> Result<Report, String> {
     let log = folders.log(ready.peer.name);
     let server = Server::start(ready, NO_BEAT, &log)?;
-    let mut load = load(folders, &server, effort, effort.talk);
+    let mut load = load(folders, &server, effort.talk);
+    load.arg("--sockets").arg(effort.sockets.to_string());
     load.args(["--mode", "peak", "--heartbeat", "0s"]);
     report(folders, ready, &mut load)
 }
@@ -87,7 +88,8 @@ fn talk(folders: &Folders, ready: &Ready, effort: &Effort) -> Result<Report, Str
 fn beats(folders: &Folders, ready: &Ready, effort: &Effort) -> Result<Report, String> {
     let log = folders.log(ready.peer.name);
     let server = Server::start(ready, BEAT, &log)?;
-    let mut load = load(folders, &server, effort, effort.beats);
+    let mut load = load(folders, &server, BEAT.mul_f64(effort.beats));
+    load.arg("--sockets").arg(effort.sockets.to_string());
     load.args(["--mode", "drain", "--rate", "0", "--heartbeat", "1s"]);
     load.arg("--end-pid").arg(server.pid().to_string());
     let report = report(folders, ready, &mut load)?;
@@ -95,10 +97,9 @@ fn beats(folders: &Folders, ready: &Ready, effort: &Effort) -> Result<Report, St
     Ok(report)
 }
 
-fn load(folders: &Folders, server: &Server, effort: &Effort, duration: Duration) -> Command {
+fn load(folders: &Folders, server: &Server, duration: Duration) -> Command {
     let mut load = Command::new(folders.release("tally-loadtest"));
     load.arg(format!("ws://127.0.0.1:{}/ws/chat/", server.port));
-    load.arg("--sockets").arg(effort.sockets.to_string());
     load.arg("--duration")
         .arg(format!("{}ms", duration.as_millis()));
     load.arg("--server-pid").arg(server.pid().to_string());

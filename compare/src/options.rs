@@ -37,14 +37,14 @@ impl Options {
                 sockets: 2000,
                 repeats: 5,
                 talk: Duration::from_secs(2),
-                beats: Duration::from_millis(3500),
+                beats: 3.5,
             }
         } else {
             Effort {
                 sockets: self.sockets,
                 repeats: self.repeats.into(),
                 talk: Duration::from_secs(4),
-                beats: Duration::from_millis(6500),
+                beats: 6.5,
             }
         }
     }

@@ -137,7 +137,7 @@ mod tests {
                 sockets: 100,
                 repeats: 1,
                 talk: second,
-                beats: second,
+                beats: 1.5,
             },
             peers: vec![peer("floor", 10.0), peer("tally", 12.0)],
             left_out: vec![("node".into(), "it is missing".into())],

@@ -1,7 +1,8 @@
 """Django Channels on uvicorn, with uvloop and httptools, without compression and keepalive pings.
 
-The in-memory layer is Channels' own for one process; a beat goes through it, as its documentation
-broadcasts.
+A beat goes straight to every consumer of the process. A channel layer would be the usual way, but
+the one in memory looks through all its channels for each newcomer, and one in Redis is one more
+service: without any, Channels is at its fastest.
 """
 
 import asyncio
@@ -12,15 +13,13 @@ from datetime import datetime, timezone
 import django
 import uvicorn
 from channels.generic.websocket import AsyncWebsocketConsumer
-from channels.layers import get_channel_layer
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.urls import path
 
 PORT, MILLISECONDS = int(sys.argv[1]), int(sys.argv[2])
-LAYER = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
-settings.configure(CHANNEL_LAYERS={"default": LAYER}, ALLOWED_HOSTS=["*"])
+settings.configure(ALLOWED_HOSTS=["*"])
 django.setup()
 consumers = set()
 
@@ -30,7 +29,6 @@ def compact(value):
 
 
 class Chat(AsyncWebsocketConsumer):
-    groups = ["all"]
     count = 0
 
     async def connect(self):
@@ -45,21 +43,17 @@ class Chat(AsyncWebsocketConsumer):
         self.count += 1
         await self.send(compact({"count": self.count}))
 
-    async def beat(self, event):
-        await self.send(event["text"])
-
     async def goodbye(self):
         await self.send(compact({"bye": True, "total": self.count}))
         await self.close(1001)
 
 
 async def beats():
-    layer = get_channel_layer()
     while True:
         await asyncio.sleep(MILLISECONDS / 1000)
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         text = compact({"ts": now.replace("+00:00", "Z")})
-        await layer.group_send("all", {"type": "beat", "text": text})
+        await asyncio.gather(*(chat.send(text) for chat in list(consumers)))
 
 
 class Server(uvicorn.Server):

@@ -11,6 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::{
     engine::Kind,
     error::{Error, Result},
+    monitoring::{self, Options},
 };
 
 /// More files than any process of a stack will need; some machines have no limit at all.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub bind: IpAddr,
     /// `NOFILE`: files that a container may open.
     pub files_max: u64,
+    /// What watches the stack, and whom it tells.
+    pub monitoring: Options,
 }
 
 impl Settings {
@@ -53,10 +56,7 @@ impl Settings {
     }
 
     fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let mut reader = Reader {
-            variable,
-            mistakes: Vec::new(),
-        };
+        let mut reader = Reader::new(variable);
         let settings = Self {
             engine: reader.read("ENGINE", "native or docker", |text| text.parse().ok()),
             port: reader.read("TALLY_PORT", "a port from 1 to 65535", |text| {
@@ -72,6 +72,7 @@ impl Settings {
                     text.parse().ok().filter(|files| *files >= FILES_MIN)
                 })
                 .unwrap_or_else(files_of_this_process),
+            monitoring: Options::read(&mut reader),
         };
         if reader.mistakes.is_empty() {
             Ok(settings)
@@ -87,14 +88,22 @@ pub fn files_of_this_process() -> u64 {
     limit.unwrap_or(FILES_MAX).min(FILES_MAX)
 }
 
-struct Reader<F> {
+/// Reads variables, and remembers what is wrong with them.
+pub struct Reader<F> {
     variable: F,
-    mistakes: Vec<String>,
+    pub mistakes: Vec<String>,
 }
 
 impl<F: Fn(&str) -> Option<String>> Reader<F> {
+    pub fn new(variable: F) -> Self {
+        Self {
+            variable,
+            mistakes: Vec::new(),
+        }
+    }
+
     /// An empty variable counts as none.
-    fn read<T>(
+    pub fn read<T>(
         &mut self,
         name: &str,
         expected: &str,
@@ -120,6 +129,7 @@ fn servers(
 ) -> impl Iterator<Item = (String, String)> {
     variables
         .filter(|(name, _)| name.starts_with("TALLY_") && !NOT_HANDED_ON.contains(&name.as_str()))
+        .filter(|(name, _)| !monitoring::VARIABLES.contains(&name.as_str()))
 }
 
 #[cfg(test)]
@@ -176,6 +186,7 @@ mod tests {
             ("TALLY_HEARTBEAT", "5s"),
             ("TALLY_PORT", "8081"),
             ("TALLY_COLOUR", "red"),
+            ("TALLY_SMTP_PASSWORD", "secret"),
             ("HOME", "/root"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));

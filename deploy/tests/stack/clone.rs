@@ -90,6 +90,8 @@ impl Clone {
             .args(verb.split_whitespace())
             .env("ENGINE", self.engine.to_string())
             .env("TALLY_PORT", self.port.to_string())
+            // The tests of the monitoring have it; the others can do without its programs.
+            .env("TALLY_MONITORING", "off")
             // No beat falls into the conversations of these tests, however long they take.
             .env("TALLY_HEARTBEAT", "1h");
         if verb == "up" || verb.starts_with("flip") {

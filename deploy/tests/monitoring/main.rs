@@ -8,9 +8,11 @@ mod clone;
 mod dashboards;
 mod delivery;
 #[path = "../stack/engine.rs"]
-#[expect(dead_code, unused_imports, unused_macros, reason = "the same")]
+#[expect(dead_code, reason = "the same")]
 mod engine;
 mod live;
 mod logs;
 mod monitor;
 mod programs;
+mod proof;
+mod watched;

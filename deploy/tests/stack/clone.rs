@@ -279,7 +279,9 @@ impl Drop for Clone {
             for colour in ["blue", "green"] {
                 let _ = docker(&["rmi", &format!("{name}/{colour}:deployed")]);
             }
-            let _ = docker(&["volume", "rm", &format!("{name}-state")]);
+            for volume in ["state", "otelcol"] {
+                let _ = docker(&["volume", "rm", &format!("{name}-{volume}")]);
+            }
         }
     }
 }

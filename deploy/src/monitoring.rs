@@ -15,6 +15,7 @@ mod targets;
 use std::{
     fs,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -30,14 +31,14 @@ use crate::{
     deploy::progress,
     engine::Engine,
     error::{Error, Result},
-    http,
+    http, interrupt,
     ports::Monitoring as Ports,
     stack::Stack,
-    wait,
 };
 
-/// The first start of Grafana makes a database.
+/// For all of them together. The first start of Grafana makes a database.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where the runbook is in Grafana.
 const RUNBOOK: &str = "/d/tally-runbook";
@@ -123,6 +124,8 @@ pub trait Host {
     /// # Errors
     /// Nothing could be started.
     fn start(&self, parts: &[Found], changed: &[Part], options: &Options) -> Result<()>;
+    /// Whether it runs, working or not.
+    fn runs(&self, part: Part) -> bool;
     /// Where it answers this machine.
     ///
     /// # Errors
@@ -306,9 +309,12 @@ impl Prepared<'_> {
         }
         let mut names = Vec::new();
         for part in record.parts() {
-            match wait_for(self.host.as_ref(), part) {
+            match wait_for(self.host.as_ref(), part, began) {
                 Ok(()) => names.push(part.name()),
-                Err(error) => tell::<()>(&format!("{} does not work", part.name()), Err(error)),
+                Err(error) => tell::<()>(
+                    &format!("{} does not work, and ./just logs may say why", part.name()),
+                    Err(error),
+                ),
             }
         }
         if !names.is_empty() {
@@ -335,11 +341,24 @@ impl Prepared<'_> {
     }
 }
 
-fn wait_for(host: &dyn Host, part: Part) -> Result<()> {
-    wait::until(part.name(), READY_TIMEOUT, || {
-        let address = host.reach(part)?;
-        http::get_ok(&format!("http://{address}{}", part.ready())).map(drop)
-    })
+/// Where it works.
+fn ask(host: &dyn Host, part: Part) -> Result<String> {
+    let address = host.reach(part)?;
+    http::get_ok(&format!("http://{address}{}", part.ready())).map(|_| address)
+}
+
+/// One that has ended already is not waited for.
+fn wait_for(host: &dyn Host, part: Part, began: Instant) -> Result<()> {
+    loop {
+        match ask(host, part) {
+            Ok(_) => return Ok(()),
+            Err(error) if began.elapsed() >= READY_TIMEOUT || !host.runs(part) => {
+                return Err(error);
+            }
+            Err(_) => interrupt::check()?,
+        }
+        thread::sleep(READY_PAUSE);
+    }
 }
 
 /// Tells Prometheus of a colour that was started or stopped.
@@ -362,12 +381,9 @@ pub fn status(engine: &dyn Engine) -> Vec<(&'static str, String)> {
         return vec![("monitoring", "off".into())];
     };
     let state = |part: Part| {
-        let asked = host.reach(part).and_then(|address| {
-            http::get_ok(&format!("http://{address}{}", part.ready())).map(|_| address)
-        });
-        let told = match asked {
+        let told = match ask(host.as_ref(), part) {
             Ok(address) => format!("http://{address}/"),
-            Err(error) => format!("NOT WORKING: {error}"),
+            Err(error) => format!("NOT WORKING: {error}; ./just logs may say why"),
         };
         (part.name(), told)
     };

@@ -138,9 +138,11 @@ impl Host for Containers<'_> {
             return Ok(());
         }
         let names = parts.iter().map(|found| found.part.name());
-        let runs =
-            |part: &Part| docker(&["top", &self.engine.container(part.name())], TIMEOUT).is_ok();
-        let old: Vec<Part> = changed.iter().copied().filter(runs).collect();
+        let old: Vec<Part> = changed
+            .iter()
+            .copied()
+            .filter(|part| self.runs(*part))
+            .collect();
         let mut up = self.compose();
         up.args(["up", "--detach"]).args(names);
         command::run(&mut up, STOP_TIMEOUT + ENGINE_SLACK)?;
@@ -152,6 +154,12 @@ impl Host for Containers<'_> {
             .arg("restart")
             .args(old.iter().map(|part| part.name()));
         command::run(&mut restart, STOP_TIMEOUT + ENGINE_SLACK).map(drop)
+    }
+
+    fn runs(&self, part: Part) -> bool {
+        let name = self.engine.container(part.name());
+        docker(&["inspect", "--format={{.State.Status}}", &name], TIMEOUT)
+            .is_ok_and(|status| status == "running")
     }
 
     /// The Collector has no port here, but the private network is this machine's too.

@@ -186,6 +186,10 @@ impl Host for Processes<'_> {
         Ok(())
     }
 
+    fn runs(&self, part: Part) -> bool {
+        self.supervisor().runs(&format!("{GROUP}:{}", part.name()))
+    }
+
     fn reach(&self, part: Part) -> Result<String> {
         Ok(self.address(part))
     }

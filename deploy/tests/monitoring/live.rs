@@ -57,10 +57,18 @@ fn show(watched: &Watched, target: &Value, query: &str) -> Result<(), String> {
 /// # Panics
 /// A variable is left.
 fn fill(query: &str, dashboard: &Value) -> String {
-    let mut text = query
+    let text = query
         .replace("$__rate_interval", RATE_INTERVAL)
         .replace("$__auto", RATE_INTERVAL)
         .replace("$__range", RANGE);
+    let text = choose(&text, dashboard);
+    assert!(!text.contains('$'), "{text}");
+    text
+}
+
+/// A query with what the dashboard's variables are at first.
+pub fn choose(query: &str, dashboard: &Value) -> String {
+    let mut text = query.to_owned();
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
         let value = match variable["current"]["value"].as_str().unwrap() {
             "$__all" => variable["allValue"].as_str().unwrap(),
@@ -73,7 +81,6 @@ fn fill(query: &str, dashboard: &Value) -> String {
         );
         text = text.replace(&name, value);
     }
-    assert!(!text.contains('$'), "{text}");
     text
 }
 

@@ -2,6 +2,9 @@
 //! them, and against what the stack really says.
 
 mod alerts;
+#[path = "../../../server/tests/page/browser.rs"]
+#[expect(dead_code, reason = "the tests of the page do more with it")]
+mod browser;
 #[path = "../stack/clone.rs"]
 #[expect(dead_code, reason = "the tests of the stack do more with it")]
 mod clone;
@@ -10,9 +13,11 @@ mod delivery;
 #[path = "../stack/engine.rs"]
 #[expect(dead_code, reason = "the same")]
 mod engine;
+mod grafana;
 mod live;
 mod logs;
 mod monitor;
+mod parts;
 mod programs;
 mod proof;
 mod watched;

@@ -37,19 +37,7 @@ impl Watched {
             return None;
         }
         let clone = Clone::new(engine);
-        let sources = workspace();
-        let mut copied = files("", "yml");
-        copied.extend(files("", "json"));
-        copied.extend(["grafana/grafana.ini", "runbook.md"].map(monitoring));
-        copied.push(sources.join("deploy/compose/monitoring.yml"));
-        for source in copied {
-            let copy = clone
-                .root
-                .path()
-                .join(source.strip_prefix(&sources).unwrap());
-            fs::create_dir_all(copy.parent().unwrap()).unwrap();
-            fs::copy(source, copy).unwrap();
-        }
+        provide(&clone);
         change(&clone.root.path().join("monitoring"));
         clone.up_with(&[("TALLY_MONITORING", "on")])?;
         let ports = clone.record()["ports"]["monitoring"].clone();
@@ -105,6 +93,23 @@ impl Watched {
             self.loki,
             escaped(query)
         ))
+    }
+}
+
+/// Gives a clone the files of the monitoring.
+pub fn provide(clone: &Clone) {
+    let sources = workspace();
+    let mut copied = files("", "yml");
+    copied.extend(files("", "json"));
+    copied.extend(["grafana/grafana.ini", "runbook.md"].map(monitoring));
+    copied.push(sources.join("deploy/compose/monitoring.yml"));
+    for source in copied {
+        let copy = clone
+            .root
+            .path()
+            .join(source.strip_prefix(&sources).unwrap());
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(source, copy).unwrap();
     }
 }
 

@@ -36,12 +36,17 @@ const COMPLAINT: &str = r#"(() => {
     const all = selector => [...document.querySelectorAll(selector)];
     const panels = all('section[data-testid^="data-testid Panel header"]');
     if (panels.length < PANELS) return `${panels.length} panels of PANELS`;
-    if (all('[aria-label="Panel loading bar"]').length) return 'it loads';
+    const loads = button => button.innerText.trim() === 'Cancel';
+    if (all('button').some(loads) || all('[aria-label="Panel loading bar"]').length) return 'it loads';
     const title = panel => panel.dataset.testid.replace('data-testid Panel header ', '');
     const failed = panels.filter(panel => panel.querySelector('[data-testid="data-testid Panel status error"]'));
     if (failed.length) return `in error: ${failed.map(title)}`;
     const empty = panels.filter(panel => /No data|No logs found|Panel plugin not found/.test(panel.innerText));
     if (empty.length) return `empty: ${empty.map(title)}`;
+    const content = panel => panel.querySelector('[data-testid="data-testid panel content"]');
+    const blank = panel => !content(panel)?.innerText.trim() && !content(panel)?.querySelector('canvas');
+    const blanks = panels.filter(blank);
+    if (blanks.length) return `blank: ${blanks.map(title)}`;
     return '';
 })()"#;
 

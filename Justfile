@@ -68,3 +68,17 @@ drill:
 [no-exit-message]
 lint:
     .ci/lint
+
+# Load the running stack with 5,000 sockets and check every answer; --help tells the rest
+[group('measure')]
+[no-exit-message]
+[positional-arguments]
+loadtest *options:
+    @cargo run --quiet --release --locked --package tally-loadtest -- "$@"
+
+# Measure Tally beside its peers; --short: beside the floor only, judged by compare/thresholds.txt
+[group('measure')]
+[no-exit-message]
+[positional-arguments]
+compare *options:
+    @cargo run --quiet --release --locked --package tally-compare -- "$@"

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     colour::Colour,
     engine::Engine,
+    entrance::Entrance,
     error::{Error, Result},
     http, interrupt,
     scrape::{self, Samples},
@@ -87,8 +88,9 @@ fn look(engine: &dyn Engine, colour: Colour, first: &Samples) -> Result<bool> {
 }
 
 fn look_through_the_door(stack: &Stack, colour: Colour) -> Result<()> {
-    traefik::probe(stack, &http::agent(), colour)?;
-    smoke::greet(&stack.front_door(), colour)
+    let door = Entrance::front_door(stack)?;
+    traefik::probe(&door, &http::agent(), colour)?;
+    smoke::greet(&door, colour)
 }
 
 fn compare(colour: Colour, first: &Samples, now: &Samples) -> Result<()> {

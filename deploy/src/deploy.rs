@@ -18,6 +18,7 @@ use crate::{
     bake,
     colour::Colour,
     engine::{BUILD_TIMEOUT, Engine},
+    entrance::Entrance,
     error::{Error, Result},
     flip::{self, Plan, Source, Step, Steps},
     history::{self, Entry, Outcome, Timing},
@@ -53,7 +54,7 @@ pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Res
         stack,
         engine,
         lock,
-        router: Router::new(&stack.dynamic()),
+        router: Router::of(stack),
         meant: None,
         written: None,
         told: Told::default(),
@@ -246,7 +247,7 @@ impl Steps for Deploy<'_> {
 
     fn smoke(&mut self, colour: Colour) -> Result<()> {
         traefik::service(self.stack, colour)?;
-        smoke::talk(&self.stack.preview(), colour)?;
+        smoke::talk(&Entrance::plain(self.stack.preview()), colour)?;
         smoke::health(self.engine, colour)
     }
 
@@ -368,7 +369,7 @@ pub fn finish(engine: &dyn Engine, lock: &mut Lock, plan: &Plan) -> Result<()> {
         stack,
         engine,
         lock,
-        router: Router::new(&stack.dynamic()),
+        router: Router::of(stack),
         meant: None,
         written: None,
         told: Told::default(),

@@ -256,6 +256,8 @@ impl Docker {
                 preview: listens(8081),
                 internal: listens(8082),
                 dynamic: format!("{CONFIGURATION}/dynamic"),
+                tls: format!("{CONFIGURATION}/tls"),
+                acme: format!("{CONFIGURATION}/acme"),
             },
         )
     }
@@ -389,6 +391,10 @@ impl Engine for Docker {
         self.stop_container(colour.name())?;
         monitoring::turn(self.monitoring(), colour, false);
         Ok(())
+    }
+
+    fn traefik_user(&self) -> Option<(u32, u32)> {
+        Some(edge_user())
     }
 
     fn start_traefik(&self) -> Result<()> {

@@ -102,6 +102,8 @@ pub trait Engine {
     fn runs(&self, colour: Colour) -> bool;
     /// Drains and stops; harmless when it does not run.
     fn stop(&self, colour: Colour) -> Result<()>;
+    /// Whose Traefik's files must be, if not those of whoever runs this.
+    fn traefik_user(&self) -> Option<(u32, u32)>;
     /// Harmless when it runs.
     fn start_traefik(&self) -> Result<()>;
     /// Where what watches the stack runs; none where the stack is from before there was any.

@@ -1,6 +1,6 @@
 //! What can go wrong, and what to do about it.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{colour::Colour, engine::Kind, lock::Holder};
 
@@ -32,8 +32,19 @@ pub enum Error {
         exit_code: String,
         words: String,
     },
-    #[error("port {0} of 127.0.0.1 is taken; choose another one: TALLY_PORT=8081 ./just up")]
-    PortTaken(u16),
+    #[error("the front door cannot be at {address}: {source}; {}", cure(source))]
+    Door {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    /// In plain words, with the file or the name that it is about.
+    #[error("{0}")]
+    Certificate(String),
+    #[error(
+        "Traefik reads how to ask for certificates (TALLY_ACME_EMAIL, TALLY_ACME_SERVER, \
+         TALLY_ACME_CA) only as it starts; ./just down, then ./just up"
+    )]
+    OtherAccount,
     #[error("no port of 127.0.0.1 is free; stop something that listens there: ss -ltn")]
     NoPorts,
     #[error(
@@ -130,6 +141,21 @@ pub enum Error {
         source: Box<Error>,
         back: Box<Error>,
     },
+}
+
+/// What helps against an address that cannot be had.
+fn cure(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "low ports are for root; ENGINE=docker has its rights, and so has everybody after \
+             sysctl net.ipv4.ip_unprivileged_port_start=443, or choose another port: \
+             TALLY_PORT=8443 ./just up"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "set TALLY_BIND to an address of this machine: ip address"
+        }
+        _ => "choose another port: TALLY_PORT=8081 ./just up",
+    }
 }
 
 impl Error {

@@ -1,13 +1,17 @@
 //! The small program behind the recipes.
 
 mod bake;
+mod certificate;
 mod colour;
 mod command;
 mod deploy;
 mod docker;
+mod door;
 mod engine;
+mod entrance;
 mod error;
 mod flip;
+mod handover;
 mod history;
 mod http;
 mod interrupt;

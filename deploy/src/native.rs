@@ -54,6 +54,8 @@ impl Native {
                 preview: self.stack.preview(),
                 internal: self.stack.internal(),
                 dynamic: self.stack.dynamic().to_string_lossy().into_owned(),
+                tls: self.stack.tls().to_string_lossy().into_owned(),
+                acme: self.stack.acme().to_string_lossy().into_owned(),
             },
         )?;
         self.configure_supervisor()
@@ -68,7 +70,7 @@ impl Native {
                 name: TRAEFIK,
                 binary: &tools::program(&self.stack.tools(), TRAEFIK),
                 arguments: " --configfile=traefik.yml",
-                variables: self.addresses(),
+                variables: self.for_traefik(),
             },
         ])
     }
@@ -90,14 +92,15 @@ impl Native {
         }
     }
 
-    /// What Traefik's services are made of.
-    fn addresses(&self) -> Vec<(String, String)> {
-        Colour::ALL
-            .into_iter()
-            .map(|colour| {
-                let name = format!("TALLY_{}_URL", colour.name().to_uppercase());
-                (name, format!("http://{}", self.stack.public(colour)))
-            })
+    /// What Traefik's dynamic files are filled with.
+    fn for_traefik(&self) -> Vec<(String, String)> {
+        let tls = self.stack.tls().to_string_lossy().into_owned();
+        let addresses = Colour::ALL.into_iter().map(|colour| {
+            let name = format!("TALLY_{}_URL", colour.name().to_uppercase());
+            (name, format!("http://{}", self.stack.public(colour)))
+        });
+        addresses
+            .chain([("TALLY_TLS_FOLDER".to_owned(), tls)])
             .collect()
     }
 
@@ -214,6 +217,10 @@ impl Engine for Native {
         self.supervisor().stop(colour.name())?;
         monitoring::turn(self.monitoring(), colour, false);
         Ok(())
+    }
+
+    fn traefik_user(&self) -> Option<(u32, u32)> {
+        None
     }
 
     fn start_traefik(&self) -> Result<()> {

@@ -1,14 +1,17 @@
 //! The ports of a stack: picked once, recorded, and used again.
 
 use std::{
-    fs,
-    net::{Ipv4Addr, TcpListener},
+    fs, io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     ops::Range,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    engine::Kind,
+    error::{Error, Result},
+};
 
 pub const FRONT_DOOR: u16 = 8080;
 
@@ -65,12 +68,12 @@ impl Ports {
     /// so that none is picked twice.
     ///
     /// # Errors
-    /// The front door's port is taken, or there is no free port at all.
-    pub fn pick(front_door: u16, before: Option<Self>) -> Result<Self> {
-        let door = bind(front_door).ok_or(Error::PortTaken(front_door))?;
+    /// The front door cannot be at its address, or there is no free port at all.
+    pub fn pick(front_door: SocketAddr, engine: Kind, before: Option<Self>) -> Result<Self> {
+        let _held = hold(front_door, engine)?;
         let mut picker = Picker::new(candidates())?;
         Ok(Self {
-            front_door: port(&door),
+            front_door: front_door.port(),
             internal: picker.pick(before.map(|ports| ports.internal))?,
             preview: picker.pick(before.map(|ports| ports.preview))?,
             blue: picker.pick(before.map(|ports| ports.blue))?,
@@ -82,6 +85,17 @@ impl Ports {
                 before.and_then(|ports| ports.monitoring),
             )?),
         })
+    }
+}
+
+/// Docker's engine may listen where whoever asks it may not.
+fn hold(address: SocketAddr, engine: Kind) -> Result<Option<TcpListener>> {
+    match TcpListener::bind(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if engine == Kind::Docker && error.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(None)
+        }
+        Err(source) => Err(Error::Door { address, source }),
     }
 }
 
@@ -145,14 +159,18 @@ fn port(listener: &TcpListener) -> u16 {
 mod tests {
     use super::*;
 
-    fn free() -> u16 {
-        port(&bind(0).unwrap())
+    fn free() -> SocketAddr {
+        bind(0).unwrap().local_addr().unwrap()
+    }
+
+    fn pick(front_door: SocketAddr, before: Option<Ports>) -> Result<Ports> {
+        Ports::pick(front_door, Kind::Native, before)
     }
 
     #[test]
     fn no_client_gets_a_picked_port() {
         assert_eq!(clients_from("32768\t60999\n"), Some(32_768));
-        let ports = Ports::pick(free(), None).unwrap();
+        let ports = pick(free(), None).unwrap();
         let clients = candidates().end;
         assert!((LOWEST..clients).contains(&ports.green), "{ports:?}");
         assert_ne!(ports.green, ports.blue);
@@ -160,11 +178,12 @@ mod tests {
 
     #[test]
     fn what_is_free_is_kept_and_what_is_taken_is_replaced() {
-        let first = Ports::pick(free(), None).unwrap();
-        let again = Ports::pick(first.front_door, Some(first)).unwrap();
+        let door = free();
+        let first = pick(door, None).unwrap();
+        let again = pick(door, Some(first)).unwrap();
         assert_eq!(again, first);
         let taken = bind(first.green).unwrap();
-        let moved = Ports::pick(first.front_door, Some(first)).unwrap();
+        let moved = pick(door, Some(first)).unwrap();
         assert_eq!(moved.blue, first.blue);
         assert_ne!(moved.green, first.green);
         drop(taken);
@@ -172,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_record_from_before_the_monitoring_is_understood() {
-        let ports = Ports::pick(free(), None).unwrap();
+        let ports = pick(free(), None).unwrap();
         let mut old = serde_json::to_value(ports).unwrap();
         old.as_object_mut().unwrap().remove("monitoring").unwrap();
         let old: Ports = serde_json::from_value(old).unwrap();
@@ -182,8 +201,17 @@ mod tests {
     #[test]
     fn a_taken_front_door_is_named() {
         let taken = bind(0).unwrap();
-        let error = Ports::pick(port(&taken), None).unwrap_err();
-        assert!(matches!(error, Error::PortTaken(named) if named == port(&taken)));
+        let address = taken.local_addr().unwrap();
+        let told = pick(address, None).unwrap_err().to_string();
+        assert!(told.contains(&format!("{address}: Address already in use")));
+        assert!(told.contains("TALLY_PORT="), "{told}");
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_named() {
+        let address = "192.0.2.1:0".parse().unwrap();
+        let told = pick(address, None).unwrap_err().to_string();
+        assert!(told.contains("set TALLY_BIND"), "{told}");
     }
 
     #[test]

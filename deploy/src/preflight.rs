@@ -5,8 +5,11 @@ use std::{net::TcpListener, path::Path};
 use rustix::fs::statvfs;
 
 use crate::{
+    certificate::{self, Certificate},
     colour::Colour,
+    door::Tls,
     engine::Engine,
+    entrance::Entrance,
     error::{Error, Result},
     router::Router,
     scrape::Samples,
@@ -32,7 +35,7 @@ pub fn look(
 ) -> Vec<(&'static str, std::result::Result<String, String>)> {
     let to = from.other();
     let stack = engine.stack();
-    let checks: [Check; 6] = [
+    let checks: [Check; 7] = [
         (
             "tools",
             Box::new(|| engine.tools().map_err(|error| error.to_string())),
@@ -45,6 +48,7 @@ pub fn look(
             "Traefik's services",
             Box::new(move || service_is_known(stack, to)),
         ),
+        ("certificate", Box::new(move || certificate_is_there(stack))),
         ("ports", Box::new(move || ports_are_free(engine, to))),
         ("disk", Box::new(move || disk_has_room(&engine.disk()))),
         ("open files", Box::new(move || files_suffice(engine, from))),
@@ -68,7 +72,7 @@ pub fn check(engine: &dyn Engine, from: Colour) -> Result<()> {
 
 /// They differ when Traefik could not read a file, and would not take the next change over either.
 fn file_agrees(stack: &Stack, live: Colour) -> std::result::Result<String, String> {
-    match Router::new(&stack.dynamic()).live() {
+    match Router::of(stack).live() {
         Some(colour) if colour == live => Ok(format!("it names {live}, as Traefik does")),
         Some(colour) => Err(format!(
             "it names {colour} while Traefik leads to {live}; repair the files in traefik/dynamic \
@@ -82,6 +86,21 @@ fn service_is_known(stack: &Stack, colour: Colour) -> std::result::Result<String
     traefik::service(stack, colour)
         .map(|()| format!("Traefik knows {colour}"))
         .map_err(|error| format!("{error}; is traefik/dynamic/services.yml whole?"))
+}
+
+/// Of files it is the one that the flip will bring in. One that has ended keeps no flip from
+/// beginning: clients are no worse off after it.
+fn certificate_is_there(stack: &Stack) -> std::result::Result<String, String> {
+    let ends = match &stack.door.tls {
+        None => return Ok("none, the front door has no TLS".into()),
+        Some(Tls::Files(files)) => Certificate::read(&files.certificate, &files.key)?.ends(),
+        Some(Tls::Acme(_)) => {
+            let shown = Entrance::front_door(stack).and_then(|door| door.certificate());
+            let shown = shown.map_err(|error| error.to_string())?;
+            shown.and_then(|shown| certificate::ends(&shown))
+        }
+    };
+    Ok(ends.map_or("it is there".into(), |ends| format!("it ends {ends}")))
 }
 
 fn ports_are_free(engine: &dyn Engine, colour: Colour) -> std::result::Result<String, String> {

@@ -4,11 +4,13 @@
 use std::{
     env,
     net::{IpAddr, Ipv4Addr},
+    path::Path,
 };
 
 use rustix::process::{Resource, getrlimit};
 
 use crate::{
+    door::Door,
     engine::Kind,
     error::{Error, Result},
     monitoring::{self, Options},
@@ -22,9 +24,14 @@ const FILES_MIN: u64 = 1024;
 
 /// What the recipes take for themselves, and what they set for each colour: the server is handed
 /// every other variable that begins with `TALLY_`.
-const NOT_HANDED_ON: [&str; 9] = [
+const NOT_HANDED_ON: [&str; 16] = [
+    "TALLY_ACME_CA",
+    "TALLY_ACME_DOMAIN",
+    "TALLY_ACME_EMAIL",
+    "TALLY_ACME_SERVER",
     "TALLY_BIND",
     "TALLY_COLOUR",
+    "TALLY_HANDSHAKE_RATE",
     "TALLY_IMAGE",
     "TALLY_OPERATOR_LISTEN",
     "TALLY_PORT",
@@ -32,6 +39,8 @@ const NOT_HANDED_ON: [&str; 9] = [
     "TALLY_REVISION",
     "TALLY_SERVER",
     "TALLY_STATE_DIR",
+    "TALLY_TLS_CERT",
+    "TALLY_TLS_KEY",
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +51,8 @@ pub struct Settings {
     pub port: Option<u16>,
     /// `TALLY_BIND`: the address of this machine that the front door is at.
     pub bind: IpAddr,
+    /// `TALLY_TLS_*`, `TALLY_ACME_*`, `TALLY_HANDSHAKE_RATE`
+    pub door: Door,
     /// `NOFILE`: files that a container may open.
     pub files_max: u64,
     /// What watches the stack, and whom it tells.
@@ -49,13 +60,15 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Paths in them begin at `root`, unless they are absolute.
+    ///
     /// # Errors
     /// Every setting that is wrong.
-    pub fn read() -> Result<Self> {
-        Self::from(|name| env::var(name).ok())
+    pub fn read(root: &Path) -> Result<Self> {
+        Self::from(root, |name| env::var(name).ok())
     }
 
-    fn from(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+    fn from(root: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let mut reader = Reader::new(variable);
         let settings = Self {
             engine: reader.read("ENGINE", "native or docker", |text| text.parse().ok()),
@@ -67,12 +80,13 @@ impl Settings {
                     text.parse().ok()
                 })
                 .unwrap_or(Ipv4Addr::LOCALHOST.into()),
+            door: Door::read(&mut reader, root),
             files_max: reader
                 .read("NOFILE", "a number of files from 1024 on", |text| {
                     text.parse().ok().filter(|files| *files >= FILES_MIN)
                 })
                 .unwrap_or_else(files_of_this_process),
-            monitoring: Options::read(&mut reader),
+            monitoring: Options::read(&mut reader, root),
         };
         if reader.mistakes.is_empty() {
             Ok(settings)
@@ -103,19 +117,51 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     }
 
     /// An empty variable counts as none.
+    pub fn text(&self, name: &str) -> Option<String> {
+        (self.variable)(name).filter(|text| !text.is_empty())
+    }
+
     pub fn read<T>(
         &mut self,
         name: &str,
         expected: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        let text = (self.variable)(name).filter(|text| !text.is_empty())?;
+        let text = self.text(name)?;
         let parsed = parse(&text);
         if parsed.is_none() {
             let mistake = format!("{name} is {text:?}; it should be {expected}");
             self.mistakes.push(mistake);
         }
         parsed
+    }
+
+    /// The same where it takes a reason to see why a value is wrong.
+    pub fn check<T>(
+        &mut self,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> std::result::Result<T, String>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        let wrong = |reason| format!("{name} is {text:?}; it should be {expected}: {reason}");
+        parse(&text)
+            .map_err(|reason| self.mistakes.push(wrong(reason)))
+            .ok()
+    }
+
+    /// One of them without the other is a mistake.
+    pub fn belong_together(&mut self, one: &str, other: &str) {
+        self.needs(one, other);
+        self.needs(other, one);
+    }
+
+    /// To set `name` alone is a mistake.
+    pub fn needs(&mut self, name: &str, other: &str) {
+        if let (Some(text), None) = (self.text(name), self.text(other)) {
+            let mistake = format!("{name} is {text:?} and {other} is not set; it should be");
+            self.mistakes.push(mistake);
+        }
     }
 }
 
@@ -137,7 +183,7 @@ mod tests {
     use super::*;
 
     fn read(given: &[(&str, &str)]) -> Result<Settings> {
-        Settings::from(|name| {
+        Settings::from(Path::new("/nowhere"), |name| {
             let found = given.iter().find(|(given, _)| *given == name);
             found.map(|(_, value)| (*value).to_owned())
         })
@@ -159,6 +205,8 @@ mod tests {
             ("TALLY_PORT", "0"),
             ("TALLY_BIND", "here"),
             ("NOFILE", "20"),
+            ("TALLY_HANDSHAKE_RATE", "1"),
+            ("TALLY_TLS_CERT", "nothing.pem"),
         ];
         let told = read(&wrong).unwrap_err().to_string();
         for (name, value) in wrong {
@@ -170,7 +218,7 @@ mod tests {
     fn the_sample_has_every_setting() {
         let sample = include_str!("../../.env.sample");
         let asked = std::cell::RefCell::new(Vec::new());
-        let settings = Settings::from(|name| {
+        let settings = Settings::from(Path::new("/nowhere"), |name| {
             asked.borrow_mut().push(name.to_owned());
             None
         });
@@ -187,6 +235,7 @@ mod tests {
             ("TALLY_PORT", "8081"),
             ("TALLY_COLOUR", "red"),
             ("TALLY_SMTP_PASSWORD", "secret"),
+            ("TALLY_TLS_KEY", "key.pem"),
             ("HOME", "/root"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));

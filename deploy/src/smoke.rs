@@ -1,10 +1,5 @@
 //! A real conversation with a server: what a client relies on, in a second.
 
-use std::{
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
-
 use tungstenite::{
     Message, WebSocket,
     client::IntoClientRequest,
@@ -25,11 +20,10 @@ use tungstenite::{
 use crate::{
     colour::Colour,
     engine::Engine,
+    entrance::{Entrance, Stream},
     error::{Error, Result},
     scrape::{self, Samples},
 };
-
-const TIMEOUT: Duration = Duration::from_secs(3);
 
 type Step<T> = std::result::Result<T, String>;
 
@@ -37,37 +31,36 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+type Connection = Box<dyn Stream>;
+
 type Handshake = std::result::Result<
-    (WebSocket<TcpStream>, Response),
-    HandshakeError<ClientHandshake<TcpStream>>,
+    (WebSocket<Connection>, Response),
+    HandshakeError<ClientHandshake<Connection>>,
 >;
 
-/// The outer error is for what comes before anything is sent.
-fn handshake(address: &str, session: Option<&str>) -> Step<Handshake> {
-    let address: SocketAddr = address.parse().map_err(text)?;
-    let stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(text)?;
-    stream.set_read_timeout(Some(TIMEOUT)).map_err(text)?;
-    stream.set_write_timeout(Some(TIMEOUT)).map_err(text)?;
+/// The outer error is for what comes before a request is sent.
+fn handshake(entrance: &Entrance, session: Option<&str>) -> Step<Handshake> {
     let query = session.map_or(String::new(), |id| format!("?session={id}"));
-    let request = format!("ws://{address}/ws/chat/{query}")
+    let request = entrance
+        .url("ws", &format!("/ws/chat/{query}"))
         .into_client_request()
         .map_err(text)?;
-    Ok(tungstenite::client(request, stream))
+    Ok(tungstenite::client(request, entrance.connect()?))
 }
 
 /// One connection of the conversation.
 pub struct Talk {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Connection>,
     response: Response,
 }
 
 impl Talk {
-    /// Shakes hands with `address`, resuming a session if one is given.
+    /// Shakes hands at `entrance`, resuming a session if one is given.
     ///
     /// # Errors
     /// What the handshake failed of.
-    pub fn open(address: &str, session: Option<&str>) -> Step<Self> {
-        let (socket, response) = handshake(address, session)?.map_err(text)?;
+    pub fn open(entrance: &Entrance, session: Option<&str>) -> Step<Self> {
+        let (socket, response) = handshake(entrance, session)?.map_err(text)?;
         Ok(Self { socket, response })
     }
 
@@ -156,8 +149,8 @@ fn expect_headers(talk: &Talk, colour: Colour, resumed: &str, count: &str) -> St
 }
 
 /// A handshake with a session that is none must be refused as the contract says.
-fn expect_refusal(address: &str) -> Step<()> {
-    match handshake(address, Some("nonsense"))? {
+fn expect_refusal(entrance: &Entrance) -> Step<()> {
+    match handshake(entrance, Some("nonsense"))? {
         Ok(_) => Err("it was accepted".into()),
         Err(HandshakeError::Failure(WsError::Http(response))) => {
             expect("400", response.status().as_str())?;
@@ -169,15 +162,15 @@ fn expect_refusal(address: &str) -> Step<()> {
     }
 }
 
-/// Talks to the server at `address`, which must be of this colour: counts, pings, comes back to
+/// Talks to the server at `entrance`, which must be of this colour: counts, pings, comes back to
 /// its session, says goodbye, and is refused when it is wrong.
 ///
 /// # Errors
 /// The first step that went wrong, and how.
-pub fn talk(address: &str, colour: Colour) -> Result<()> {
+pub fn talk(entrance: &Entrance, colour: Colour) -> Result<()> {
     let mut step = "the handshake";
-    conversation(address, colour, &mut step).map_err(|reason| Error::Smoke {
-        address: address.to_owned(),
+    conversation(entrance, colour, &mut step).map_err(|reason| Error::Smoke {
+        address: entrance.url("ws", ""),
         step,
         reason,
     })
@@ -205,22 +198,22 @@ pub fn health(engine: &dyn Engine, colour: Colour) -> Result<()> {
 ///
 /// # Errors
 /// The first step that went wrong, and how.
-pub fn greet(address: &str, colour: Colour) -> Result<()> {
+pub fn greet(entrance: &Entrance, colour: Colour) -> Result<()> {
     let greeting = || {
-        let mut talk = Talk::open(address, None)?;
+        let mut talk = Talk::open(entrance, None)?;
         expect(colour.name(), talk.header("x-colour"))?;
         expect("{\"count\":1}", &talk.ask("one")?)?;
         expect("{\"bye\":true,\"total\":1}", &talk.bye()?)
     };
     greeting().map_err(|reason| Error::Smoke {
-        address: address.to_owned(),
+        address: entrance.url("ws", ""),
         step: "the greeting",
         reason,
     })
 }
 
-fn conversation(address: &str, colour: Colour, step: &mut &'static str) -> Step<()> {
-    let mut first = Talk::open(address, None)?;
+fn conversation(entrance: &Entrance, colour: Colour, step: &mut &'static str) -> Step<()> {
+    let mut first = Talk::open(entrance, None)?;
     expect_headers(&first, colour, "false", "0")?;
     *step = "counting";
     expect("{\"count\":1}", &first.ask("one")?)?;
@@ -233,11 +226,11 @@ fn conversation(address: &str, colour: Colour, step: &mut &'static str) -> Step<
     expect("{\"bye\":true,\"total\":3}", &first.bye()?)?;
     *step = "the resume";
     let session = first.header("x-session-id").to_owned();
-    let mut second = Talk::open(address, Some(&session))?;
+    let mut second = Talk::open(entrance, Some(&session))?;
     expect_headers(&second, colour, "true", "3")?;
     expect(&session, second.header("x-session-id"))?;
     expect("{\"count\":4}", &second.ask("four")?)?;
     expect("{\"bye\":true,\"total\":4}", &second.bye()?)?;
     *step = "the refusal of a bad session";
-    expect_refusal(address)
+    expect_refusal(entrance)
 }

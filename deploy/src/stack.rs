@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -12,10 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     colour::Colour,
+    door::Door,
     engine::Kind,
     error::{Error, Result},
     ports::Ports,
 };
+
+/// Files that Traefik is given, in a folder that it may see under another name.
+pub const CERTIFICATE: &str = "door.pem";
+pub const AUTHORITY: &str = "authority.pem";
 
 /// What `up` decided, and every later verb has to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +32,8 @@ pub struct Record {
     pub ports: Ports,
     /// The address of this machine that the front door is at.
     pub bind: IpAddr,
+    #[serde(default)]
+    pub door: Door,
     /// Files that a colour may open.
     pub files_max: u64,
 }
@@ -140,6 +147,26 @@ impl Stack {
         self.run().join(format!("{colour}.warm"))
     }
 
+    /// What Traefik is given for its front door, and its alone.
+    pub fn tls(&self) -> PathBuf {
+        self.run().join("tls")
+    }
+
+    /// The certificate with its key, copied for Traefik.
+    pub fn certificate(&self) -> PathBuf {
+        self.tls().join(CERTIFICATE)
+    }
+
+    /// Whom to believe about the authority that issues certificates.
+    pub fn authority(&self) -> PathBuf {
+        self.tls().join(AUTHORITY)
+    }
+
+    /// Where Traefik keeps the certificates that it has asked for.
+    pub fn acme(&self) -> PathBuf {
+        self.run().join("acme")
+    }
+
     /// The folder that Traefik watches.
     pub fn dynamic(&self) -> PathBuf {
         self.root.join("traefik").join("dynamic")
@@ -163,8 +190,14 @@ impl Stack {
         }
     }
 
+    /// Where this machine reaches it.
     pub fn front_door(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.front_door)
+        let address = match self.bind {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            address => address,
+        };
+        SocketAddr::new(address, self.ports.front_door).to_string()
     }
 
     pub fn public(&self, colour: Colour) -> String {
@@ -193,35 +226,70 @@ fn record_path(root: &Path) -> PathBuf {
     root.join(".tally").join("stack.json")
 }
 
+/// A stack for tests, recorded.
+#[cfg(test)]
+pub fn sample(root: &Path, door: Door) -> Stack {
+    let ports = Ports {
+        front_door: 1,
+        internal: 2,
+        preview: 7,
+        blue: 3,
+        blue_operator: 4,
+        green: 5,
+        green_operator: 6,
+        monitoring: None,
+    };
+    let record = Record {
+        name: name_of(root),
+        engine: Kind::Docker,
+        ports,
+        bind: Ipv4Addr::UNSPECIFIED.into(),
+        door,
+        files_max: 20_000,
+    };
+    Stack::create(root, record).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     #[test]
     fn what_is_recorded_is_found_again() {
         let root = tempfile::tempdir().unwrap();
         assert!(matches!(Stack::load(root.path()), Err(Error::NotUp)));
-        let ports = Ports {
-            front_door: 1,
-            internal: 2,
-            preview: 7,
-            blue: 3,
-            blue_operator: 4,
-            green: 5,
-            green_operator: 6,
-            monitoring: None,
+        let door = Door {
+            handshake_rate: Some(10),
+            ..Door::default()
         };
-        let record = Record {
-            name: name_of(root.path()),
-            engine: Kind::Docker,
-            ports,
-            bind: Ipv4Addr::LOCALHOST.into(),
-            files_max: 20_000,
-        };
-        Stack::create(root.path(), record.clone()).unwrap();
-        assert_eq!(*Stack::load(root.path()).unwrap(), record);
+        let created = sample(root.path(), door);
+        assert_eq!(*Stack::load(root.path()).unwrap(), *created);
+    }
+
+    #[test]
+    fn a_record_from_before_the_door_had_settings_is_understood() {
+        let root = tempfile::tempdir().unwrap();
+        sample(root.path(), Door::default());
+        let path = record_path(root.path());
+        let text = fs::read_to_string(&path).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        record.as_object_mut().unwrap().remove("door").unwrap();
+        fs::write(&path, record.to_string()).unwrap();
+        assert_eq!(Stack::load(root.path()).unwrap().door, Door::default());
+    }
+
+    #[test]
+    fn the_front_door_is_reached_from_this_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let mut stack = sample(root.path(), Door::default());
+        for (bind, reached) in [
+            ("0.0.0.0", "127.0.0.1:1"),
+            ("192.0.2.1", "192.0.2.1:1"),
+            ("::", "[::1]:1"),
+        ] {
+            stack.record.bind = bind.parse().unwrap();
+            assert_eq!(stack.front_door(), reached);
+        }
     }
 
     #[test]

@@ -6,12 +6,14 @@ use serde::Deserialize;
 
 use crate::{
     colour::Colour,
+    door::Account,
     engine::Engine,
+    entrance::Entrance,
     error::{Error, Result},
     http,
     router::ROUTER,
     scrape, smoke,
-    stack::Stack,
+    stack::{AUTHORITY, Stack},
     wait,
 };
 
@@ -32,7 +34,15 @@ pub struct Place {
     pub internal: String,
     /// The folder that it watches, as it sees it.
     pub dynamic: String,
+    /// The folders of what it is given and of what it keeps, as it sees them.
+    pub tls: String,
+    pub acme: String,
 }
+
+/// Begin the lines of the project's file that are only for certificates by ACME, and of those the
+/// one that is only for an authority of one's own.
+const ACME: &str = "#@ACME ";
+const ACME_CA: &str = "#@ACME_CA ";
 
 /// Makes Traefik's static configuration out of the project's file. It is read when Traefik starts.
 ///
@@ -41,13 +51,28 @@ pub struct Place {
 pub fn write_configuration(stack: &Stack, place: &Place) -> Result<()> {
     let template = stack.root().join("traefik/traefik.yml");
     let text = fs::read_to_string(&template).map_err(Error::file(template))?;
-    let text = text
+    let path = stack.run().join("traefik.yml");
+    fs::write(&path, fill(&text, place, stack.door.account())).map_err(Error::file(path))
+}
+
+fn fill(template: &str, place: &Place, account: Option<&Account>) -> String {
+    let text = template
         .replace("@WEB@", &place.web)
         .replace("@PREVIEW@", &place.preview)
         .replace("@INTERNAL@", &place.internal)
         .replace("@DYNAMIC@", &place.dynamic);
-    let path = stack.run().join("traefik.yml");
-    fs::write(&path, text).map_err(Error::file(path))
+    let Some(account) = account else {
+        return text;
+    };
+    let text = match &account.ca {
+        None => text,
+        Some(_) => text.replace(ACME_CA, ""),
+    };
+    text.replace(ACME, "")
+        .replace("@ACME_FOLDER@", &place.acme)
+        .replace("@ACME_AUTHORITY@", &format!("{}/{AUTHORITY}", place.tls))
+        .replace("@ACME_SERVER@", &account.server)
+        .replace("@ACME_EMAIL@", &account.email)
 }
 
 #[derive(Deserialize)]
@@ -127,16 +152,18 @@ pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
             Err(error) => Err(error),
         },
     )??;
+    let door = Entrance::front_door(stack)?;
     let kept = http::agent();
     wait::until(
         &format!("{colour} behind the front door"),
         SWITCH_TIMEOUT,
         || {
+            door.certificate()?;
             for _ in 0..PROBES {
-                probe(stack, &kept, colour)?;
-                probe(stack, &http::agent(), colour)?;
+                probe(&door, &kept, colour)?;
+                probe(&door, &http::agent(), colour)?;
             }
-            smoke::talk(&stack.front_door(), colour)
+            smoke::talk(&door, colour)
         },
     )
 }
@@ -152,8 +179,8 @@ fn answered_by(colour: &str) -> Error {
 ///
 /// # Errors
 /// Nobody answers, or another colour.
-pub fn probe(stack: &Stack, agent: &ureq::Agent, colour: Colour) -> Result<()> {
-    let response = http::get(agent, &format!("http://{}/readyz", stack.front_door()))?;
+pub fn probe(door: &Entrance, agent: &ureq::Agent, colour: Colour) -> Result<()> {
+    let response = http::get(agent, &door.url("http", "/readyz"))?;
     let found = response.headers().get("x-colour");
     let found = found
         .and_then(|name| name.to_str().ok())
@@ -188,4 +215,54 @@ pub fn settle(engine: &dyn Engine, colour: Colour) -> Result<()> {
             }
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEMPLATE: &str = include_str!("../../traefik/traefik.yml");
+
+    fn filled(account: Option<&Account>) -> String {
+        let place = Place {
+            web: "127.0.0.1:8080".into(),
+            preview: "127.0.0.1:8081".into(),
+            internal: "127.0.0.1:8082".into(),
+            dynamic: "/dynamic".into(),
+            tls: "/tls".into(),
+            acme: "/acme".into(),
+        };
+        let filled = fill(TEMPLATE, &place, account);
+        let lines = filled.lines().filter(|line| !line.starts_with('#'));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    fn account(ca: Option<&str>) -> Account {
+        Account {
+            email: "ops@a.example".into(),
+            server: "https://ca.example/dir".into(),
+            ca: ca.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn without_acme_nothing_of_it_is_left() {
+        let text = filled(None);
+        assert!(text.contains("address: \"127.0.0.1:8080\""), "{text}");
+        assert!(!text.contains('@') && !text.contains("acme"), "{text}");
+    }
+
+    #[test]
+    fn with_acme_its_lines_are_filled_in() {
+        let text = filled(Some(&account(None)));
+        assert!(
+            text.contains("\n      email: \"ops@a.example\"\n"),
+            "{text}"
+        );
+        assert!(text.contains("storage: \"/acme/acme.json\""), "{text}");
+        assert!(!text.contains("caCertificates"), "{text}");
+        let text = filled(Some(&account(Some("/root.pem"))));
+        let given = "\n      caCertificates: [\"/tls/authority.pem\"]\n      tlsChallenge: {}\n";
+        assert!(text.contains(given), "{text}");
+    }
 }

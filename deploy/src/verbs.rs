@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -15,11 +16,15 @@ use chrono::{DateTime, Utc};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
+    certificate,
     colour::Colour,
     deploy::{self, READY_TIMEOUT, forget_warm, progress, warm_until},
+    door::Tls,
     engine::{self, Engine, Kind},
+    entrance::Entrance,
     error::{Error, Result},
     flip::{Plan, Source, Step},
+    handover,
     history::{self, Outcome},
     interrupt,
     lock::{self, Holder, Lock},
@@ -39,6 +44,9 @@ const RETIRE_PAUSE: Duration = Duration::from_millis(200);
 
 /// For a flip that is told to stop: it may have to go back first.
 const STOP_FLIP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An authority looks at the door from outside before it issues a certificate, perhaps twice.
+const ACME_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Sockets a second that are sent away, unless a person says otherwise.
 pub const DRAIN_RATE: u32 = 500;
@@ -75,30 +83,45 @@ fn place(root: &Path, settings: &Settings) -> Result<Box<dyn Engine>> {
     }
     let before = recorded.map(|engine| engine.stack().clone());
     let before = before.as_ref();
-    let door = before.map_or(ports::FRONT_DOOR, |stack| stack.ports.front_door);
+    let port = before.map_or(ports::FRONT_DOOR, |stack| stack.ports.front_door);
+    let port = settings.port.unwrap_or(port);
     let kind = settings.engine.or(before.map(|stack| stack.engine));
+    let kind = kind.unwrap_or_else(Kind::found_here);
     let record = Record {
         name: before.map_or_else(|| stack::name_of(root), |stack| stack.name.clone()),
-        engine: kind.unwrap_or_else(Kind::found_here),
+        engine: kind,
         ports: Ports::pick(
-            settings.port.unwrap_or(door),
+            SocketAddr::new(settings.bind, port),
+            kind,
             before.map(|stack| stack.ports),
         )?,
         bind: settings.bind,
+        door: settings.door.clone(),
         files_max: settings.files_max,
     };
     Stack::create(root, record).map(engine::of)
 }
 
-/// A stack that runs stays where it is.
+/// A stack that runs stays where it is. Only its door may become another one.
 fn stays(stack: &Stack, settings: &Settings) -> Result<Stack> {
-    let (engine, door) = (stack.engine, stack.ports.front_door);
+    let (engine, port) = (stack.engine, stack.ports.front_door);
     if settings.engine.is_some_and(|wanted| wanted != engine) {
         Err(Error::OtherEngine(engine))
-    } else if settings.port.is_some_and(|wanted| wanted != door) {
-        Err(Error::RunsElsewhere(door))
-    } else {
+    } else if settings.port.is_some_and(|wanted| wanted != port) {
+        Err(Error::RunsElsewhere(port))
+    } else if !stack.door.becomes(&settings.door) {
+        Err(Error::OtherAccount)
+    } else if stack.door == settings.door {
         Ok(stack.clone())
+    } else {
+        let (from, to) = (stack.door.told(), settings.door.told());
+        println!("==> the front door changes from {from} to {to}");
+        let record: &Record = stack;
+        let record = Record {
+            door: settings.door.clone(),
+            ..record.clone()
+        };
+        Stack::create(stack.root(), record)
     }
 }
 
@@ -132,28 +155,38 @@ fn raise(engine: &dyn Engine, live: Colour) -> Result<bool> {
     Ok(fresh)
 }
 
+/// Starts Traefik if it does not run, and waits until a client gets through.
+fn open_door(engine: &dyn Engine, live: Colour) -> Result<()> {
+    let began = Instant::now();
+    engine.start_traefik()?;
+    let stack = engine.stack();
+    let door = Entrance::front_door(stack)?;
+    let patience = match &stack.door.tls {
+        Some(Tls::Acme(_)) => ACME_TIMEOUT,
+        _ => READY_TIMEOUT,
+    };
+    let what = "a conversation through the front door";
+    wait::until(what, patience, || smoke::talk(&door, live))?;
+    progress("a client gets through the front door", began);
+    Ok(())
+}
+
 pub fn up(root: &Path) -> Result<()> {
     let began = Instant::now();
     interrupt::catch()?;
-    let settings = Settings::read()?;
+    let settings = Settings::read(root)?;
     let mut lock = take_lock(root, "up")?;
     let engine = place(root, &settings)?;
     let (engine, stack) = (engine.as_ref(), engine.stack());
-    let router = Router::new(&stack.dynamic());
+    let router = Router::of(stack);
+    handover::hand_over(engine)?;
     engine.prepare()?;
     progress(&format!("the {} engine is there", engine.kind()), began);
     let live = router.live().unwrap_or(Colour::Blue);
     forget_warm(stack, live);
     let fresh = raise(engine, live)?;
     router.point_to(live)?;
-    let started = Instant::now();
-    engine.start_traefik()?;
-    wait::until(
-        "a conversation through the front door",
-        READY_TIMEOUT,
-        || smoke::talk(&stack.front_door(), live),
-    )?;
-    progress("a client gets through the front door", started);
+    open_door(engine, live)?;
     let plan = Plan {
         from: live.other(),
         to: live,
@@ -214,6 +247,7 @@ pub fn flip(root: &Path, options: FlipOptions) -> Result<()> {
     let mut lock = take_lock(root, "flip")?;
     let plan = plan(traefik::live(stack)?);
     preflight::check(engine, plan.from)?;
+    handover::hand_over(engine)?;
     progress("the lock is taken, and nothing stands in the way", began);
     deploy::run("flip", &plan, engine, &mut lock)
 }
@@ -362,16 +396,20 @@ pub fn status(root: &Path) -> Result<()> {
     let engine = running(root)?;
     let (engine, stack) = (engine.as_ref(), engine.stack());
     let live = traefik::live(stack);
+    let scheme = stack.door.tls.as_ref().map_or("http", |_| "https");
+    let address = stack.front_door();
     println!(
-        "front door  http://{}/  ({} engine)",
-        stack.front_door(),
+        "front door  {scheme}://{address}/  ({} engine)",
         engine.kind()
     );
+    if let Some(tls) = &stack.door.tls {
+        println!("certificate {}", certificate_state(stack, tls));
+    }
     match &live {
         Ok(colour) => println!("live        {colour}, says Traefik"),
         Err(error) => println!("live        nobody: {error}"),
     }
-    if let (Ok(live), Some(named)) = (&live, Router::new(&stack.dynamic()).live())
+    if let (Ok(live), Some(named)) = (&live, Router::of(stack).live())
         && *live != named
     {
         println!("            but the router's file names {named}: look at ./just logs");
@@ -389,6 +427,21 @@ pub fn status(root: &Path) -> Result<()> {
         println!("under way   {}", Error::Locked(Box::new(holder)));
     }
     live.map(drop)
+}
+
+/// Of the certificate that the front door really shows.
+fn certificate_state(stack: &Stack, tls: &Tls) -> String {
+    let shown = Entrance::front_door(stack).and_then(|door| door.certificate());
+    let state = match shown.map(|shown| shown.and_then(|shown| certificate::ends(&shown))) {
+        Err(error) => format!("NOT GOOD: {error}"),
+        Ok(None) => "with an end that cannot be read".to_owned(),
+        Ok(Some(end)) if end < Utc::now() => format!("ENDED {end}"),
+        Ok(Some(end)) => format!("ends {end}"),
+    };
+    match tls {
+        Tls::Files(files) => format!("{state}; from {}", files.certificate.display()),
+        Tls::Acme(acme) => format!("{state}; for {} by ACME", acme.domains.join(", ")),
+    }
 }
 
 fn state(engine: &dyn Engine, colour: Colour) -> String {

@@ -1,6 +1,9 @@
 //! Flips in a row under a crowd: nobody's handshake fails, and no count is wrong.
 
 #[expect(dead_code, reason = "the tests of the stack need more of it")]
+#[path = "stack/certificates.rs"]
+mod certificates;
+#[expect(dead_code, reason = "the tests of the stack need more of it")]
 #[path = "stack/clone.rs"]
 mod clone;
 #[expect(dead_code, reason = "the tests of the stack need more of it")]
@@ -9,7 +12,6 @@ mod engine;
 
 use std::{
     fs,
-    net::TcpStream,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -18,10 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tungstenite::{Message, WebSocket};
+use tungstenite::Message;
 
 use crate::{
-    clone::Clone,
+    clone::{Clone, Socket},
     engine::{Engine, on_each_engine},
 };
 
@@ -36,7 +38,7 @@ const SWITCH_MEDIAN_MAX_MS: u64 = 300;
 
 /// A client that counts, and comes back after each goodbye.
 struct Talker {
-    socket: WebSocket<TcpStream>,
+    socket: Socket,
     count: u64,
 }
 

@@ -1,6 +1,6 @@
 //! What a person may set for the monitoring.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -51,8 +51,8 @@ struct Mail {
 }
 
 impl Options {
-    /// What is wrong is told to the reader.
-    pub fn read<F: Fn(&str) -> Option<String>>(reader: &mut Reader<F>) -> Self {
+    /// What is wrong is told to the reader. Folders begin at `root`, unless they are absolute.
+    pub fn read<F: Fn(&str) -> Option<String>>(reader: &mut Reader<F>, root: &Path) -> Self {
         let on = reader.read("TALLY_MONITORING", "on or off", |text| match text {
             "on" => Some(true),
             "off" => Some(false),
@@ -60,8 +60,8 @@ impl Options {
         });
         Self {
             on: on.unwrap_or(true),
-            tools: folder(reader, "TALLY_TOOLS"),
-            grafana: folder(reader, "TALLY_GRAFANA"),
+            tools: folder(reader, "TALLY_TOOLS", root),
+            grafana: folder(reader, "TALLY_GRAFANA", root),
             runbook: address(reader, "TALLY_RUNBOOK"),
             webhook: address(reader, "TALLY_ALERT_WEBHOOK"),
             watchdog: address(reader, "TALLY_WATCHDOG_WEBHOOK"),
@@ -105,12 +105,14 @@ impl Mail {
     }
 }
 
-fn folder<F: Fn(&str) -> Option<String>>(reader: &mut Reader<F>, name: &str) -> Option<PathBuf> {
+fn folder<F: Fn(&str) -> Option<String>>(
+    reader: &mut Reader<F>,
+    name: &str,
+    root: &Path,
+) -> Option<PathBuf> {
     reader.read(name, "a folder that there is", |text| {
-        PathBuf::from(text)
-            .canonicalize()
-            .ok()
-            .filter(|folder| folder.is_dir())
+        let folder = root.join(text).canonicalize().ok();
+        folder.filter(|folder| folder.is_dir())
     })
 }
 
@@ -141,13 +143,8 @@ fn mail<F: Fn(&str) -> Option<String>>(reader: &mut Reader<F>) -> Option<Mail> {
     let any = |text: &str| Some(text.to_owned());
     let user = reader.read("TALLY_SMTP_USER", "a name", any);
     let password = reader.read("TALLY_SMTP_PASSWORD", "a password", any);
-    let to = to?;
-    let Some(server) = server else {
-        // One that is wrong was told already.
-        let missing = format!("TALLY_ALERT_MAIL is {to:?} and TALLY_SMTP names no server for it");
-        reader.mistakes.push(missing);
-        return None;
-    };
+    reader.needs("TALLY_ALERT_MAIL", "TALLY_SMTP");
+    let (to, server) = (to?, server?);
     Some(Mail {
         from: from.unwrap_or_else(|| to.clone()),
         to,
@@ -165,7 +162,7 @@ mod tests {
             let found = given.iter().find(|(given, _)| *given == name);
             found.map(|(_, value)| (*value).to_owned())
         });
-        let options = Options::read(&mut reader);
+        let options = Options::read(&mut reader, Path::new("/"));
         (options, reader.mistakes)
     }
 
@@ -204,7 +201,6 @@ mod tests {
             ("TALLY_GRAFANA", "/there/is/none"),
             ("TALLY_RUNBOOK", "runbook.md"),
             ("TALLY_ALERT_WEBHOOK", "a.example"),
-            ("TALLY_ALERT_MAIL", "somebody"),
             ("TALLY_ALERT_MAIL", "ops@a.example"),
             ("TALLY_SMTP", "mail.a.example"),
         ] {

@@ -5,6 +5,9 @@ mod alerts;
 #[path = "../../../server/tests/page/browser.rs"]
 #[expect(dead_code, reason = "the tests of the page do more with it")]
 mod browser;
+#[path = "../stack/certificates.rs"]
+#[expect(dead_code, reason = "the tests of the stack do more with it")]
+mod certificates;
 #[path = "../stack/clone.rs"]
 #[expect(dead_code, reason = "the tests of the stack do more with it")]
 mod clone;

@@ -1,11 +1,12 @@
 //! From real clients to an alert that somebody hears: what a person on call relies on.
 
-use std::{fs, net::TcpStream, path::Path};
+use std::{fs, path::Path};
 
 use serde_json::Value;
-use tungstenite::{Message, WebSocket};
+use tungstenite::Message;
 
 use crate::{
+    clone::Socket,
     engine::{Engine, on_each_engine},
     programs::{get_json, wait_for},
     watched::{Watched, now},
@@ -19,8 +20,6 @@ on_each_engine!([], slow [
 
 const CLIENTS: usize = 25;
 const MESSAGES: usize = 4;
-
-type Client = WebSocket<TcpStream>;
 
 /// People wait for a minute; a test does not.
 fn impatient(monitoring: &Path) {
@@ -73,7 +72,7 @@ fn wait_for_figure(watched: &Watched, query: &str, expected: f64) {
     });
 }
 
-fn talk(watched: &Watched) -> Client {
+fn talk(watched: &Watched) -> Socket {
     let (mut socket, _) = watched.clone.connect().unwrap();
     for count in 1..=MESSAGES {
         socket.send(Message::text("x")).unwrap();
@@ -108,7 +107,7 @@ fn what_clients_do_is_counted_and_that_they_are_gone_is_told(engine: Engine) {
     let since = now();
     let [said, shaken] =
         [messages, handshakes].map(|query| wait_for(query, || figure(&watched, query, since)));
-    let clients: Vec<Client> = (0..CLIENTS).map(|_| talk(&watched)).collect();
+    let clients: Vec<Socket> = (0..CLIENTS).map(|_| talk(&watched)).collect();
     wait_for_figure(&watched, messages, said + (CLIENTS * MESSAGES) as f64);
     wait_for_figure(&watched, handshakes, shaken + CLIENTS as f64);
     wait_for_figure(&watched, "sum(tally_active_connections)", CLIENTS as f64);
@@ -158,7 +157,7 @@ fn a_flip_is_seen_and_so_is_the_shutdown_of_the_colour_that_is_gone(engine: Engi
     let Some(watched) = Watched::start_with(engine, impatient) else {
         return;
     };
-    let clients: Vec<Client> = (0..CLIENTS).map(|_| talk(&watched)).collect();
+    let clients: Vec<Socket> = (0..CLIENTS).map(|_| talk(&watched)).collect();
     watched.clone.succeeds("flip");
     drop(clients);
     // As the dashboards ask for their marks and for the live colour.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -14,9 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::pki_types::CertificateDer;
 use tungstenite::{Message, WebSocket, handshake::client::Response};
 
-use crate::engine::{Engine, docker};
+use crate::{
+    certificates::{NAME, Stream, Trust, secure},
+    engine::{Engine, docker},
+};
 
 /// Of a test with what must come, on a machine that may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,11 +46,17 @@ pub fn server() -> &'static Path {
     })
 }
 
+pub type Socket = WebSocket<Box<dyn Stream>>;
+
 /// A clone in miniature; whatever was started in it is stopped at the end.
 pub struct Clone {
     pub root: tempfile::TempDir,
     pub port: u16,
     pub engine: Engine,
+    /// What the shell of every verb has set.
+    pub settings: Vec<(&'static str, String)>,
+    /// Whom the clients believe, where the front door is under TLS.
+    pub trust: Option<Trust>,
 }
 
 impl Clone {
@@ -68,7 +78,13 @@ impl Clone {
         std::os::unix::fs::symlink(tools, root.path().join(".tools")).unwrap();
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = free.local_addr().unwrap().port();
-        Self { root, port, engine }
+        Self {
+            root,
+            port,
+            engine,
+            settings: Vec::new(),
+            trust: None,
+        }
     }
 
     pub fn run(&self, verb: &str) -> Output {
@@ -93,7 +109,8 @@ impl Clone {
             // The tests of the monitoring have it; the others can do without its programs.
             .env("TALLY_MONITORING", "off")
             // No beat falls into the conversations of these tests, however long they take.
-            .env("TALLY_HEARTBEAT", "1h");
+            .env("TALLY_HEARTBEAT", "1h")
+            .envs(self.settings.iter().map(|(name, value)| (name, value)));
         if verb == "up" || verb.starts_with("flip") {
             let (variable, server) = self.engine.server();
             command.env(variable, server);
@@ -216,16 +233,25 @@ impl Clone {
         }
     }
 
-    /// The status of a plain GET through the front door.
+    /// The status of a GET through the front door.
     pub fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        self.ask(self.open().unwrap(), path)
+    }
+
+    /// The same over plain TCP, whatever the front door is under.
+    pub fn get_plainly(&self, path: &str) -> String {
+        self.ask(self.tcp().unwrap(), path)
+    }
+
+    fn ask(&self, mut stream: impl Stream, path: &str) -> String {
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: tally\r\nX-Request-Id: seen\r\nConnection: close\r\n\r\n"
         )
         .unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        // Traefik ends a connection under TLS without saying so there.
+        let _ = stream.read_to_string(&mut answer);
         answer
             .split_whitespace()
             .nth(1)
@@ -233,13 +259,33 @@ impl Clone {
             .to_owned()
     }
 
-    pub fn connect(&self) -> Result<(WebSocket<TcpStream>, Response), String> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| e.to_string())?;
-        stream
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        let url = format!("ws://127.0.0.1:{}/ws/chat/", self.port);
+    fn tcp(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        Ok(stream)
+    }
+
+    fn open(&self) -> io::Result<Box<dyn Stream>> {
+        let stream = self.tcp()?;
+        Ok(match &self.trust {
+            None => Box::new(stream),
+            Some(trust) => Box::new(secure(stream, trust)?),
+        })
+    }
+
+    pub fn connect(&self) -> Result<(Socket, Response), String> {
+        let stream = self.open().map_err(|error| error.to_string())?;
+        let scheme = if self.trust.is_some() { "wss" } else { "ws" };
+        let url = format!("{scheme}://{NAME}:{}/ws/chat/", self.port);
         tungstenite::client(url, stream).map_err(|error| error.to_string())
+    }
+
+    /// The certificate that the front door shows.
+    pub fn leaf(&self) -> CertificateDer<'static> {
+        let trust = self.trust.as_ref().expect("it is under TLS");
+        let stream = secure(self.tcp().unwrap(), trust).unwrap();
+        let chain = stream.conn.peer_certificates().unwrap();
+        chain[0].clone().into_owned()
     }
 
     /// The colour that the router's file names, once Traefik leads there.

@@ -1,0 +1,36 @@
+//! A load test for Tally: pacer, client, recorder, report.
+
+pub mod assertion;
+pub mod beats;
+pub mod chart;
+pub mod client;
+pub mod clock;
+pub mod drain;
+pub mod ending;
+pub mod fault;
+pub mod findings;
+pub mod frame;
+pub mod handshake;
+pub mod html;
+mod inbound;
+pub mod ledger;
+pub mod link;
+pub mod machine;
+pub mod options;
+mod outbound;
+pub mod pacer;
+pub mod poller;
+pub mod preflight;
+pub mod process;
+pub mod progress;
+pub mod readable;
+pub mod recorder;
+pub mod report;
+pub mod run;
+pub mod series;
+pub mod socket;
+pub mod stack;
+pub mod table;
+pub mod target;
+pub mod text;
+pub mod watch;

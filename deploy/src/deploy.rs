@@ -94,6 +94,32 @@ pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Res
     outcome
 }
 
+/// Writes down that a colour is live because nothing was before.
+pub fn note_up(engine: &dyn Engine, live: Colour, took: Duration) {
+    let version = version(engine, live);
+    let entry = Entry {
+        at: Utc::now() - took,
+        verb: "up".into(),
+        who: lock::user(),
+        host: lock::host(),
+        engine: engine.kind().to_string(),
+        from: live,
+        to: live,
+        from_version: version.clone(),
+        to_version: version,
+        outcome: Outcome::Done,
+        reason: String::new(),
+        total_ms: millis(took),
+        switch_ms: None,
+        steps: Vec::new(),
+        drained: 0,
+        handshakes_per_second_max: 0,
+    };
+    if let Err(error) = history::append(&engine.stack().history(), &entry) {
+        println!("==> not written down: {error}");
+    }
+}
+
 fn judge(outcome: &Result<()>) -> Outcome {
     match outcome {
         Ok(()) => Outcome::Done,

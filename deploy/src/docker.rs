@@ -17,19 +17,20 @@ use crate::{
     command,
     engine::{BUILD_TIMEOUT, Engine, Kind, STOP_TIMEOUT},
     error::{Error, Result},
+    monitoring::{self, Containers, Host},
     settings, sources,
     stack::Stack,
     traefik::{self, Place},
 };
 
 /// One word with the engine.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An image that is pulled may have a slow line.
-const PULL_TIMEOUT: Duration = Duration::from_secs(600);
+pub const PULL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Beside the time that a process may take to end.
-const ENGINE_SLACK: Duration = Duration::from_secs(20);
+pub const ENGINE_SLACK: Duration = Duration::from_secs(20);
 
 /// Marks containers and images as this stack's.
 const LABEL: &str = "tally.stack";
@@ -38,7 +39,7 @@ const LABEL: &str = "tally.stack";
 const CONFIGURATION: &str = "/etc/traefik";
 
 /// In the colours' containers; nothing publishes it.
-const OPERATOR_PORT: u16 = 9000;
+pub const OPERATOR_PORT: u16 = 9000;
 
 const TRAEFIK: &str = "traefik";
 
@@ -71,7 +72,7 @@ fn check() -> Result<String> {
 }
 
 /// Runs the client; returns what it printed.
-fn docker(arguments: &[&str], limit: Duration) -> Result<String> {
+pub fn docker(arguments: &[&str], limit: Duration) -> Result<String> {
     command::run(Command::new("docker").args(arguments), limit)
 }
 
@@ -107,7 +108,7 @@ impl Docker {
         Self { stack }
     }
 
-    fn container(&self, name: &str) -> String {
+    pub fn container(&self, name: &str) -> String {
         format!("{}-{name}", self.stack.name)
     }
 
@@ -127,7 +128,7 @@ impl Docker {
     }
 
     /// Compose with one of the project's files, whose placeholders are filled from here.
-    fn compose(&self, project: &str, file: &str, variables: &[(&str, String)]) -> Command {
+    pub fn compose(&self, project: &str, file: &str, variables: &[(&str, String)]) -> Command {
         let file = self.stack.root().join("deploy/compose").join(file);
         let mut compose = Command::new("docker");
         compose
@@ -272,7 +273,7 @@ impl Docker {
 }
 
 /// Traefik needs no rights, only the files that belong to whoever runs this; root's are given away.
-fn edge_user() -> (u32, u32) {
+pub fn edge_user() -> (u32, u32) {
     const NOBODY: u32 = 65532;
     let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
     if user.is_root() {
@@ -375,6 +376,7 @@ impl Engine for Docker {
         let mut up = self.colour(colour);
         up.args(["up", "--detach", "--force-recreate"]);
         command::run(&mut up, STOP_TIMEOUT + ENGINE_SLACK)?;
+        monitoring::turn(self.monitoring(), colour, true);
         self.forget_old_images();
         Ok(())
     }
@@ -386,7 +388,9 @@ impl Engine for Docker {
 
     /// The container stays for its log, until the colour is started the next time.
     fn stop(&self, colour: Colour) -> Result<()> {
-        self.stop_container(colour.name())
+        self.stop_container(colour.name())?;
+        monitoring::turn(self.monitoring(), colour, false);
+        Ok(())
     }
 
     fn traefik_user(&self) -> Option<(u32, u32)> {
@@ -399,12 +403,17 @@ impl Engine for Docker {
         command::run(&mut up, PULL_TIMEOUT).map(drop)
     }
 
-    /// The colours first, while Traefik still carries their goodbyes. Volumes and images stay.
+    fn monitoring(&self) -> Option<Box<dyn Host + '_>> {
+        Containers::new(self).map(|host| Box::new(host) as Box<dyn Host + '_>)
+    }
+
+    /// The colours first, while Traefik still carries their goodbyes; what watches them last, but for
+    /// the networks. Volumes and images stay.
     fn down(&self) -> Result<()> {
         for name in ["blue", "green", TRAEFIK] {
             self.stop_container(name)?;
         }
-        for project in ["blue", "green", "edge"] {
+        for project in ["blue", "green", "monitoring", "edge"] {
             let project = self.container(project);
             let down = ["compose", "--project-name", &project, "down"];
             docker(&down, STOP_TIMEOUT + ENGINE_SLACK)?;

@@ -8,6 +8,7 @@ use crate::{
     colour::Colour,
     docker::{self, Docker},
     error::Result,
+    monitoring::Host,
     native::Native,
     stack::Stack,
 };
@@ -105,6 +106,8 @@ pub trait Engine {
     fn traefik_user(&self) -> Option<(u32, u32)>;
     /// Harmless when it runs.
     fn start_traefik(&self) -> Result<()>;
+    /// Where what watches the stack runs; none where the stack is from before there was any.
+    fn monitoring(&self) -> Option<Box<dyn Host + '_>>;
     /// Stops everything.
     fn down(&self) -> Result<()>;
     /// Prints the last lines of each log, and with `follow` what comes, until a signal.

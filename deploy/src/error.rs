@@ -14,6 +14,8 @@ pub enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("{path:?} cannot be understood ({reason}); run ./just down, delete it, run ./just up")]
     Record { path: PathBuf, reason: String },
+    #[error("{path:?}: {reason}")]
+    Placeholder { path: PathBuf, reason: String },
     #[error("{0}")]
     Settings(String),
     #[error("{source}; {cure}")]

@@ -142,7 +142,7 @@ pub fn table(entries: &[Entry]) -> String {
             "{:<20} {:<9} {:<14} {:<11} {:>8} {switch:>9} {:>7}  {:<12} {}\n",
             entry.at.format("%Y-%m-%d %H:%M:%S"),
             entry.verb,
-            format!("{}, {}", entry.from, entry.to),
+            way(entry),
             entry.outcome.told(),
             format!("{:.1} s", entry.total_ms as f64 / 1000.0),
             entry.drained,
@@ -154,6 +154,15 @@ pub fn table(entries: &[Entry]) -> String {
         }
     }
     text
+}
+
+/// An `up` comes from nowhere.
+fn way(entry: &Entry) -> String {
+    if entry.from == entry.to {
+        entry.to.to_string()
+    } else {
+        format!("{}, {}", entry.from, entry.to)
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod interrupt;
 mod leftovers;
 mod lock;
 mod logs;
+mod monitoring;
 mod native;
 mod ports;
 mod preflight;

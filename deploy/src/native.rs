@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Result},
     leftovers,
     logs::Tails,
+    monitoring::{self, Host, Part, Processes},
     settings, sources,
     stack::Stack,
     supervisor::{Program, Supervisor},
@@ -109,9 +110,11 @@ impl Native {
 
     /// The files that the processes write.
     fn log_files(&self) -> Vec<PathBuf> {
+        let parts = Part::ALL.map(Part::name);
         ["blue", "green", TRAEFIK, "supervisord"]
-            .map(|name| self.stack.log(name))
             .into_iter()
+            .chain(parts)
+            .map(|name| self.stack.log(name))
             .filter(|log| log.exists())
             .collect()
     }
@@ -202,6 +205,7 @@ impl Engine for Native {
         self.write_configuration()?;
         self.supervisor().stop(colour.name())?;
         self.supervisor().update(colour.name())?;
+        monitoring::turn(self.monitoring(), colour, true);
         self.supervisor().start(colour.name())
     }
 
@@ -210,7 +214,9 @@ impl Engine for Native {
     }
 
     fn stop(&self, colour: Colour) -> Result<()> {
-        self.supervisor().stop(colour.name())
+        self.supervisor().stop(colour.name())?;
+        monitoring::turn(self.monitoring(), colour, false);
+        Ok(())
     }
 
     fn traefik_user(&self) -> Option<(u32, u32)> {
@@ -221,7 +227,11 @@ impl Engine for Native {
         self.supervisor().start(TRAEFIK)
     }
 
-    /// The colours first, while Traefik still carries their goodbyes.
+    fn monitoring(&self) -> Option<Box<dyn Host + '_>> {
+        Processes::new(&self.stack).map(|host| Box::new(host) as Box<dyn Host + '_>)
+    }
+
+    /// The colours first, while Traefik still carries their goodbyes; what watches them last.
     fn down(&self) -> Result<()> {
         if self.supervisor().running() {
             for name in ["blue", "green", TRAEFIK] {

@@ -32,6 +32,35 @@ pub struct Ports {
     pub blue_operator: u16,
     pub green: u16,
     pub green_operator: u16,
+    /// A record from before there was any monitoring has none.
+    #[serde(default)]
+    pub monitoring: Option<Monitoring>,
+}
+
+/// Those of what watches the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Monitoring {
+    pub prometheus: u16,
+    pub alertmanager: u16,
+    pub loki: u16,
+    /// For Loki's parts among themselves.
+    pub loki_grpc: u16,
+    /// The Collector's metrics.
+    pub otelcol: u16,
+    pub grafana: u16,
+}
+
+impl Monitoring {
+    fn pick(picker: &mut Picker, before: Option<Self>) -> Result<Self> {
+        Ok(Self {
+            prometheus: picker.pick(before.map(|ports| ports.prometheus))?,
+            alertmanager: picker.pick(before.map(|ports| ports.alertmanager))?,
+            loki: picker.pick(before.map(|ports| ports.loki))?,
+            loki_grpc: picker.pick(before.map(|ports| ports.loki_grpc))?,
+            otelcol: picker.pick(before.map(|ports| ports.otelcol))?,
+            grafana: picker.pick(before.map(|ports| ports.grafana))?,
+        })
+    }
 }
 
 impl Ports {
@@ -51,6 +80,10 @@ impl Ports {
             blue_operator: picker.pick(before.map(|ports| ports.blue_operator))?,
             green: picker.pick(before.map(|ports| ports.green))?,
             green_operator: picker.pick(before.map(|ports| ports.green_operator))?,
+            monitoring: Some(Monitoring::pick(
+                &mut picker,
+                before.and_then(|ports| ports.monitoring),
+            )?),
         })
     }
 }
@@ -154,6 +187,15 @@ mod tests {
         assert_eq!(moved.blue, first.blue);
         assert_ne!(moved.green, first.green);
         drop(taken);
+    }
+
+    #[test]
+    fn a_record_from_before_the_monitoring_is_understood() {
+        let ports = pick(free(), None).unwrap();
+        let mut old = serde_json::to_value(ports).unwrap();
+        old.as_object_mut().unwrap().remove("monitoring").unwrap();
+        let old: Ports = serde_json::from_value(old).unwrap();
+        assert_eq!((old.blue, old.monitoring), (ports.blue, None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
     door::Door,
     engine::Kind,
     error::{Error, Result},
+    monitoring::{self, Options},
 };
 
 /// More files than any process of a stack will need; some machines have no limit at all.
@@ -54,6 +55,8 @@ pub struct Settings {
     pub door: Door,
     /// `NOFILE`: files that a container may open.
     pub files_max: u64,
+    /// What watches the stack, and whom it tells.
+    pub monitoring: Options,
 }
 
 impl Settings {
@@ -83,6 +86,7 @@ impl Settings {
                     text.parse().ok().filter(|files| *files >= FILES_MIN)
                 })
                 .unwrap_or_else(files_of_this_process),
+            monitoring: Options::read(&mut reader, root),
         };
         if reader.mistakes.is_empty() {
             Ok(settings)
@@ -171,6 +175,7 @@ fn servers(
 ) -> impl Iterator<Item = (String, String)> {
     variables
         .filter(|(name, _)| name.starts_with("TALLY_") && !NOT_HANDED_ON.contains(&name.as_str()))
+        .filter(|(name, _)| !monitoring::VARIABLES.contains(&name.as_str()))
 }
 
 #[cfg(test)]
@@ -229,6 +234,7 @@ mod tests {
             ("TALLY_HEARTBEAT", "5s"),
             ("TALLY_PORT", "8081"),
             ("TALLY_COLOUR", "red"),
+            ("TALLY_SMTP_PASSWORD", "secret"),
             ("TALLY_TLS_KEY", "key.pem"),
             ("HOME", "/root"),
         ]

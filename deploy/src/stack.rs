@@ -132,6 +132,16 @@ impl Stack {
         self.run().join("history.jsonl")
     }
 
+    /// The files of what watches the stack.
+    pub fn monitoring(&self) -> PathBuf {
+        self.run().join("monitoring")
+    }
+
+    /// What that keeps.
+    pub fn monitoring_data(&self) -> PathBuf {
+        self.run().join("monitoring-data")
+    }
+
     /// Tells until when an idle colour is kept for a rollback.
     pub fn warm(&self, colour: Colour) -> PathBuf {
         self.run().join(format!("{colour}.warm"))
@@ -227,6 +237,7 @@ pub fn sample(root: &Path, door: Door) -> Stack {
         blue_operator: 4,
         green: 5,
         green_operator: 6,
+        monitoring: None,
     };
     let record = Record {
         name: name_of(root),

@@ -21,6 +21,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONFIGURATION: &str = "supervisord.conf";
 
+/// The extension of the files with groups of programs.
+const GROUPS: &str = "group";
+
 /// A process that supervisord keeps running.
 pub struct Program<'a> {
     pub name: &'a str,
@@ -45,6 +48,21 @@ impl<'a> Supervisor<'a> {
     pub fn configure(&self, programs: &[Program]) -> Result<()> {
         let path = self.stack.run().join(CONFIGURATION);
         fs::write(&path, configuration(programs)).map_err(Error::file(path))
+    }
+
+    /// Writes the programs of a group into the file of its own, which the next `update` of the group
+    /// reads. One without programs is none.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn configure_group(&self, name: &str, programs: &[Program]) -> Result<()> {
+        let path = self.stack.run().join(name).with_extension(GROUPS);
+        let staged = path.with_extension("staged");
+        // Whoever reads the configuration meanwhile finds the old group or the new one.
+        let written = fs::write(&staged, group(name, programs));
+        written
+            .and_then(|()| fs::rename(&staged, &path))
+            .map_err(Error::file(path))
     }
 
     pub fn running(&self) -> bool {
@@ -96,6 +114,14 @@ impl<'a> Supervisor<'a> {
             }),
             outcome => outcome.map(drop),
         }
+    }
+
+    /// Starts all programs of a group at once; harmless for those that run.
+    ///
+    /// # Errors
+    /// One of them ends at once, or cannot be started.
+    pub fn start_group(&self, name: &str) -> Result<()> {
+        self.control(&["start", &format!("{name}:*")]).map(drop)
     }
 
     /// Stops a program and waits for its end; harmless when it does not run.
@@ -159,10 +185,28 @@ fn configuration(programs: &[Program]) -> String {
                 [unix_http_server]\nfile=supervisor.sock\nchmod=0700\n\
                 [supervisorctl]\nserverurl=unix://supervisor.sock\n\
                 [rpcinterface:supervisor]\n\
-                supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n";
+                supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n\
+                [include]\nfiles=*.group\n";
     programs
         .iter()
         .fold(head.to_owned(), |text, program| text + &section(program))
+}
+
+fn group(name: &str, programs: &[Program]) -> String {
+    let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let head = format!("[group:{name}]\nprograms={}\n", names.join(","));
+    programs
+        .iter()
+        .fold(head, |text, program| text + &section(program))
+}
+
+/// One argument, whatever is in it.
+pub fn quoted(argument: &str) -> String {
+    let argument = argument.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", escape(&argument))
 }
 
 /// A program that ends by itself is started again.
@@ -218,6 +262,20 @@ mod tests {
     fn what_means_something_to_supervisord_is_quoted() {
         let variables = [("A".to_owned(), "a\"b%".to_owned())];
         assert_eq!(environment(&variables), "A=\"a\\\"b%%\"");
+    }
+
+    #[test]
+    fn a_group_is_its_programs() {
+        let program = Program {
+            name: "loki",
+            binary: Path::new("/loki"),
+            arguments: "",
+            variables: vec![],
+        };
+        let text = group("monitoring", &[program]);
+        assert!(text.starts_with("[group:monitoring]\nprograms=loki\n[program:loki]\n"));
+        assert_eq!(group("monitoring", &[]), "");
+        assert_eq!(quoted("a \"b%\""), "\"a \\\"b%%\\\"\"");
     }
 
     #[test]

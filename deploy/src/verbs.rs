@@ -28,6 +28,7 @@ use crate::{
     history::{self, Outcome},
     interrupt,
     lock::{self, Holder, Lock},
+    monitoring,
     ports::{self, Ports},
     preflight,
     router::Router,
@@ -135,9 +136,11 @@ fn stop_leftovers(engine: &dyn Engine) -> Result<()> {
 }
 
 /// Starts the live colour if it does not run. One that runs is left alone, however busy it is.
-fn raise(engine: &dyn Engine, live: Colour) -> Result<()> {
+/// Returns whether it was started.
+fn raise(engine: &dyn Engine, live: Colour) -> Result<bool> {
     let began = Instant::now();
-    if !engine.runs(live) {
+    let fresh = !engine.runs(live);
+    if fresh {
         engine.build(live)?;
         engine.start(live)?;
         progress(&format!("{live} is built and started"), began);
@@ -149,7 +152,7 @@ fn raise(engine: &dyn Engine, live: Colour) -> Result<()> {
         scrape::ready(engine, live).or_else(|_| scrape::take_drain_back(engine, live))
     })?;
     progress(&format!("{live} is ready"), began);
-    Ok(())
+    Ok(fresh)
 }
 
 /// Starts Traefik if it does not run, and waits until a client gets through.
@@ -181,7 +184,7 @@ pub fn up(root: &Path) -> Result<()> {
     progress(&format!("the {} engine is there", engine.kind()), began);
     let live = router.live().unwrap_or(Colour::Blue);
     forget_warm(stack, live);
-    raise(engine, live)?;
+    let fresh = raise(engine, live)?;
     router.point_to(live)?;
     open_door(engine, live)?;
     let plan = Plan {
@@ -193,7 +196,15 @@ pub fn up(root: &Path) -> Result<()> {
         keep_warm: None,
     };
     deploy::finish(engine, &mut lock, &plan)?;
+    if fresh {
+        deploy::note_up(engine, live, began.elapsed());
+    }
+    let monitoring = monitoring::prepare(engine, &settings.monitoring);
+    // From here on others may deploy: the stack serves, watched or not.
     drop(lock);
+    if let Some(monitoring) = monitoring {
+        monitoring.start();
+    }
     println!();
     status(root)
 }
@@ -409,6 +420,9 @@ pub fn status(root: &Path) -> Result<()> {
     println!("preview     http://{}/  (the idle colour)", stack.preview());
     println!("traefik     http://{}/api/rawdata", stack.internal());
     println!("logs        ./just logs --follow");
+    for (name, told) in monitoring::status(engine) {
+        println!("{name:<11} {told}");
+    }
     if let Some(holder) = lock::holder(&stack.lock())?.filter(Holder::lives) {
         println!("under way   {}", Error::Locked(Box::new(holder)));
     }

@@ -151,6 +151,7 @@ fn report(clone: &Clone) {
     let entries: Vec<serde_json::Value> = text
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|entry: &serde_json::Value| entry["verb"] == "flip")
         .collect();
     assert_eq!(entries.len(), FLIPS);
     let mut switches: Vec<u64> = entries

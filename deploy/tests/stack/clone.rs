@@ -106,6 +106,8 @@ impl Clone {
             .args(verb.split_whitespace())
             .env("ENGINE", self.engine.to_string())
             .env("TALLY_PORT", self.port.to_string())
+            // The tests of the monitoring have it; the others can do without its programs.
+            .env("TALLY_MONITORING", "off")
             // No beat falls into the conversations of these tests, however long they take.
             .env("TALLY_HEARTBEAT", "1h")
             .envs(self.settings.iter().map(|(name, value)| (name, value)));
@@ -323,7 +325,9 @@ impl Drop for Clone {
             for colour in ["blue", "green"] {
                 let _ = docker(&["rmi", &format!("{name}/{colour}:deployed")]);
             }
-            let _ = docker(&["volume", "rm", &format!("{name}-state")]);
+            for volume in ["state", "otelcol"] {
+                let _ = docker(&["volume", "rm", &format!("{name}-{volume}")]);
+            }
         }
     }
 }

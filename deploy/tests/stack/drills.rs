@@ -39,11 +39,13 @@ on_each_engine!([
 const SMOKED: &str = "passes the smoke test";
 const SWITCHED: &str = "the front door leads to green";
 
+/// What came after the `up`.
 fn history(clone: &Clone) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(clone.root.path().join(".tally/history.jsonl")).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    let entries = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    let mut entries: Vec<serde_json::Value> = entries.collect();
+    assert_eq!(entries.remove(0)["verb"], "up");
+    entries
 }
 
 fn a_colour_that_fails_the_smoke_test_never_goes_live(engine: Engine) {
@@ -197,7 +199,9 @@ fn a_full_disk_under_the_history_stops_no_flip(engine: Engine) {
     let Some(clone) = Clone::upped(engine) else {
         return;
     };
-    symlink("/dev/full", clone.root.path().join(".tally/history.jsonl")).unwrap();
+    let history = clone.root.path().join(".tally/history.jsonl");
+    fs::remove_file(&history).unwrap();
+    symlink("/dev/full", history).unwrap();
     let (told, _) = moving(&clone, || clone.succeeds("flip"));
     assert!(told.contains("not written down"), "{told}");
     assert!(told.contains("\"outcome\":\"done\""), "{told}");
@@ -354,7 +358,7 @@ fn a_dry_run_tells_the_plan_and_changes_nothing(engine: Engine) {
     assert!(told.contains("the front door leads to green"), "{told}");
     assert!(told.contains("MB free"), "{told}");
     assert_eq!(fs::read(&router).unwrap(), before);
-    assert!(!clone.root.path().join(".tally/history.jsonl").exists());
+    assert_eq!(history(&clone).len(), 0);
     assert!(!engine.runs(&clone, "green"));
 }
 

@@ -294,7 +294,7 @@ fn a_rollback_in_the_middle_of_the_drain_keeps_who_is_still_there(engine: Engine
     };
     let mut sockets: Vec<_> = (0..SOCKETS).map(|_| clone.connect().unwrap().0).collect();
     let mut took = Duration::MAX;
-    let (code, told) = clone.watch("flip --drain-rate 4", "has held out", |_| {
+    let (code, told) = clone.watch("flip --drain-rate 1", "has held out", |_| {
         // The oldest goes first.
         let bye = sockets.remove(0).read().unwrap().to_string();
         assert_eq!(bye, "{\"bye\":true,\"total\":0}");

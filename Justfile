@@ -46,6 +46,12 @@ logs *arguments:
 monitor *options:
     @monitoring/monitor.sh {{ options }}
 
+# Record the walk-through that the README shows, from a real run
+[group('run')]
+[no-exit-message]
+record:
+    @monitoring/record
+
 # Stop everything
 [group('run')]
 down:

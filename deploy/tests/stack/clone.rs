@@ -319,7 +319,11 @@ impl Drop for Clone {
         let name =
             self.engine == Engine::Docker && self.root.path().join(".tally/stack.json").exists();
         let name = name.then(|| self.record()["name"].as_str().unwrap().to_owned());
-        self.run("down");
+        // Whoever retires a colour that was kept warm may hold the lock for a moment.
+        let began = Instant::now();
+        while !self.run("down").status.success() && began.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(100));
+        }
         // `down` keeps what a person may want to come back to.
         if let Some(name) = name {
             for colour in ["blue", "green"] {

@@ -84,10 +84,7 @@ pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Res
         drained: told.drained,
         handshakes_per_second_max: told.handshakes_per_second_max,
     };
-    // What is live is live, written down or not.
-    if let Err(error) = history::append(&stack.history(), &entry) {
-        println!("==> not written down: {error}");
-    }
+    write_down(stack, &entry);
     if outcome.is_ok() {
         progress(&format!("{} is live", plan.to), began);
     }
@@ -115,7 +112,12 @@ pub fn note_up(engine: &dyn Engine, live: Colour, took: Duration) {
         drained: 0,
         handshakes_per_second_max: 0,
     };
-    if let Err(error) = history::append(&engine.stack().history(), &entry) {
+    write_down(engine.stack(), &entry);
+}
+
+/// What is live is live, written down or not.
+fn write_down(stack: &Stack, entry: &Entry) {
+    if let Err(error) = history::append(&stack.history(), entry) {
         println!("==> not written down: {error}");
     }
 }

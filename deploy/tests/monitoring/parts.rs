@@ -2,11 +2,11 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     clone::Clone,
-    engine::{Engine, docker},
+    engine::{Engine, assert_confined, inspect},
     programs::programs,
     watched::{Watched, provide},
 };
@@ -83,11 +83,6 @@ fn files_that_cannot_be_filled_in_keep_nobody_from_serving() {
     assert!(clone.succeeds("flip").contains("green is live"));
 }
 
-fn inspect(what: &str) -> Value {
-    let told: Value = serde_json::from_str(&docker(&["inspect", what]).unwrap()).unwrap();
-    told[0].clone()
-}
-
 #[test]
 fn a_container_that_watches_may_do_no_more_than_it_must() {
     let Some(watched) = Watched::start(Engine::Docker) else {
@@ -102,16 +97,7 @@ fn a_container_that_watches_may_do_no_more_than_it_must() {
     ] {
         let container = inspect(&watched.clone.container(name));
         let host = &container["HostConfig"];
-        assert_eq!(host["ReadonlyRootfs"], true, "{name}");
-        assert_eq!(host["CapDrop"], json!(["ALL"]), "{name}");
-        assert_eq!(host["CapAdd"], Value::Null, "{name}");
-        assert_eq!(host["SecurityOpt"], json!(["no-new-privileges:true"]));
-        assert_eq!(host["LogConfig"]["Config"]["max-size"], "20m", "{name}");
-        for limit in ["Memory", "PidsLimit"] {
-            assert!(host[limit].as_i64().unwrap() > 0, "{name}: {limit}");
-        }
-        let mounts = container["Mounts"].to_string();
-        assert!(!mounts.contains("docker.sock"), "{name}: {mounts}");
+        assert_confined(name, &container);
         let bindings = host["PortBindings"].as_object().unwrap().values();
         let bindings: Vec<&Value> = bindings.flat_map(|list| list.as_array().unwrap()).collect();
         assert_eq!(bindings.len(), ports, "{name}");

@@ -8,20 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     clone::{Clone, PATIENCE, signal, told, workspace},
-    engine::{Engine, docker, image},
+    engine::{Engine, assert_confined, docker, image, inspect},
 };
 
 /// Every few seconds the engine asks a container for its health.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
-
-fn inspect(what: &str) -> Value {
-    let told: Value = serde_json::from_str(&docker(&["inspect", what]).unwrap()).unwrap();
-    told[0].clone()
-}
 
 /// Whether there is an engine; says so where there is none.
 #[expect(clippy::print_stdout, reason = "a skipped test says so")]
@@ -40,19 +35,9 @@ fn a_container_may_do_no_more_than_it_must() {
     };
     for name in ["blue", "traefik"] {
         let container = inspect(&clone.container(name));
-        let host = &container["HostConfig"];
-        assert_eq!(host["ReadonlyRootfs"], true, "{name}");
-        assert_eq!(host["CapDrop"], json!(["ALL"]), "{name}");
-        assert_eq!(host["CapAdd"], Value::Null, "{name}");
-        assert_eq!(host["SecurityOpt"], json!(["no-new-privileges:true"]));
-        assert_eq!(host["LogConfig"]["Config"]["max-size"], "20m", "{name}");
-        for limit in ["Memory", "PidsLimit"] {
-            assert!(host[limit].as_i64().unwrap() > 0, "{name}: {limit}");
-        }
+        assert_confined(name, &container);
         let user = container["Config"]["User"].as_str().unwrap();
         assert!(!user.is_empty() && !user.starts_with('0'), "{name}: {user}");
-        let mounts = container["Mounts"].to_string();
-        assert!(!mounts.contains("docker.sock"), "{name}: {mounts}");
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, process::Command, sync::OnceLock};
 
+use serde_json::{Value, json};
+
 use crate::clone::{Clone, server, signal, told, workspace};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +134,27 @@ pub fn docker(arguments: &[&str]) -> Result<String, String> {
     } else {
         Err(told(&output).trim().replace('\n', "; "))
     }
+}
+
+/// What the engine knows of a container, a network or an image.
+pub fn inspect(what: &str) -> Value {
+    let told: Value = serde_json::from_str(&docker(&["inspect", what]).unwrap()).unwrap();
+    told[0].clone()
+}
+
+/// No container of a stack may do more than this, whatever `docker inspect` told of it.
+pub fn assert_confined(name: &str, container: &Value) {
+    let host = &container["HostConfig"];
+    assert_eq!(host["ReadonlyRootfs"], true, "{name}");
+    assert_eq!(host["CapDrop"], json!(["ALL"]), "{name}");
+    assert_eq!(host["CapAdd"], Value::Null, "{name}");
+    assert_eq!(host["SecurityOpt"], json!(["no-new-privileges:true"]));
+    assert_eq!(host["LogConfig"]["Config"]["max-size"], "20m", "{name}");
+    for limit in ["Memory", "PidsLimit"] {
+        assert!(host[limit].as_i64().unwrap() > 0, "{name}: {limit}");
+    }
+    let mounts = container["Mounts"].to_string();
+    assert!(!mounts.contains("docker.sock"), "{name}: {mounts}");
 }
 
 /// The image of the present sources; built once.

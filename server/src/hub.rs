@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
+    holders::{Found, Holder, Sessions},
     pacer::{self, Pacer},
     protocol::{Goodbye, heartbeat_text},
     roster::{AbortAll, Beat, Dismiss, DismissAll, DismissSome, Roster, Spare},
-    session::{Found, Holder, Sessions},
     sockets::ConnectionId,
     telemetry::Telemetry,
 };

@@ -14,8 +14,8 @@ use tokio::task::yield_now;
 use uuid::Uuid;
 
 use crate::{
+    holders::Holder,
     hub::{Hub, Lease, Open, OpenAll},
-    session::Holder,
 };
 
 #[derive(Default)]

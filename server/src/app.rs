@@ -5,13 +5,13 @@ use std::{
     net::{SocketAddr, TcpListener},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use actix_http::HttpService;
-use actix_rt::time::timeout;
+use actix_rt::{task::spawn_blocking, time::timeout};
 use actix_server::{Server, ServerHandle};
 use actix_service::{fn_service, map_config};
 use actix_web::{
@@ -25,7 +25,10 @@ use crate::{
     config::Config,
     http::{self, Site},
     hub::Hub,
+    keeper::{KeeperSettings, Ready, Running},
     records::Records,
+    spill::Spill,
+    store::{self, StoreError},
     telemetry::Telemetry,
     upgrade::Worker,
 };
@@ -58,13 +61,14 @@ pub struct Service {
     pub site: Site,
     public: ServerHandle,
     operator: ServerHandle,
+    keeper: Running,
 }
 
 impl Service {
     /// Binds both listeners and starts the workers. Needs an Actix system to run in.
     ///
     /// # Errors
-    /// A listener cannot be bound, or the state directory cannot be written.
+    /// A listener cannot be bound, the state directory cannot be written, or the store not opened.
     pub async fn start(config: &Config, telemetry: Arc<Telemetry>) -> Result<Self, StartError> {
         let public_listener = bind("TALLY_LISTEN", config.listen, config.write_timeout)?;
         let operator_listener = bind(
@@ -82,15 +86,30 @@ impl Service {
         let metrics = &telemetry.metrics;
         metrics.connections_max.set(config.connections_max as i64);
         metrics.sessions_parked_max.set(config.sessions_max as i64);
+        let state_dir = config.state_dir.as_deref();
+        let store = store::open(&config.session_store, config.store_settings())?;
+        let keeper = KeeperSettings {
+            spill: Spill::of(state_dir, &config.colour),
+            unsaved_max: config.sessions_max.max(config.connections_max),
+            shared: config.session_store.is_shared(),
+        };
+        let keeper = Ready::new(store, keeper, telemetry.clone());
+        let desk = Hub::start(
+            config.hub_settings(),
+            keeper.keeper.clone(),
+            telemetry.clone(),
+        );
+        let start = |source| StartError::Start { source };
+        let keeper = keeper.start(Hub::listener(&desk)).map_err(start)?;
         let site = Site {
-            hub: Hub::start(&config.hub_settings(), telemetry.clone()),
+            desk,
             admission: Admission::new(config.connections_max),
             telemetry,
             records,
             colour: HeaderValue::from_str(&config.colour).expect("checked with the settings"),
             allowed_origins: config.allowed_origins.clone().into(),
+            store: config.session_store.name(),
         };
-        let start = |source| StartError::Start { source };
         let public_address = public_listener.local_addr().map_err(start)?;
         let operator_address = operator_listener.local_addr().map_err(start)?;
         let running = Arc::new(Semaphore::new(0));
@@ -104,15 +123,19 @@ impl Service {
                 site,
                 public,
                 operator,
+                keeper,
             }),
             _ => Err(StartError::Workers),
         }
     }
 
-    /// Stops accepting, gives what is left [`STOP_TIMEOUT`], then cuts it off.
-    pub async fn stop(&self) {
+    /// Stops accepting, gives what is left [`STOP_TIMEOUT`], then cuts it off. Meanwhile the last
+    /// sessions are stored, or spilled.
+    pub async fn stop(self) {
+        let kept = spawn_blocking(|| self.keeper.end());
         self.public.stop(true).await;
         self.operator.stop(false).await;
+        let _ = kept.await;
     }
 }
 
@@ -130,6 +153,8 @@ pub enum StartError {
         directory: std::path::PathBuf,
         source: io::Error,
     },
+    #[error("cannot use the session store: {0}; see TALLY_SESSION_STORE")]
+    Store(#[from] StoreError),
     #[error("the workers do not start; the open-file limit (ulimit -n) may be too low")]
     Workers,
     #[error("cannot start: {source}")]
@@ -170,9 +195,9 @@ fn serve_public(
     running: &Arc<Semaphore>,
 ) -> io::Result<ServerHandle> {
     let running = running.clone();
-    let workers = Arc::new(AtomicUsize::new(0));
+    let workers = Arc::new(AtomicU32::new(0));
     let site = site.clone();
-    let (message_rate, settings) = (config.message_rate, config.socket_settings());
+    let settings = config.worker_settings();
     let server = Server::build()
         .workers(config.workers)
         .max_concurrent_connections(
@@ -184,7 +209,7 @@ fn serve_public(
         .disable_signals()
         .listen("public", listener, move || {
             let number = workers.fetch_add(1, Ordering::Relaxed);
-            let worker = Worker::start(number, site.clone(), message_rate, settings);
+            let worker = Worker::start(number, site.clone(), settings);
             running.add_permits(1);
             let app = App::new()
                 .app_data(Data::new(site.clone()))

@@ -11,7 +11,7 @@ use crate::{
 
 impl Tally {
     /// What `/drain` answers to this method.
-    fn drain(&self, method: &str, query: &str) -> (u16, Value) {
+    pub fn drain(&self, method: &str, query: &str) -> (u16, Value) {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE))

@@ -15,7 +15,7 @@ use crate::{
 const OTHER_ENDINGS: [&str; 5] = ["client", "peer_gone", "silent", "slow_reader", "aborted"];
 
 /// Errors that are no refused frame.
-const OTHER_ERRORS: [&str; 4] = ["slow_reader", "silent", "hub", "unresponsive"];
+const OTHER_ERRORS: [&str; 5] = ["accept", "slow_reader", "silent", "hub", "unresponsive"];
 
 const RESUME_OUTCOMES: [&str; 3] = ["resumed", "unknown", "busy"];
 

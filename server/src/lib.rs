@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod minting;
 pub mod pacer;
 pub mod protocol;
+pub mod public;
 pub mod records;
 pub mod roster;
 pub mod session;

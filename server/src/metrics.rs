@@ -15,7 +15,14 @@ use crate::{
 const OTHER_ENDINGS: [&str; 5] = ["client", "peer_gone", "silent", "slow_reader", "aborted"];
 
 /// Errors that are no refused frame.
-const OTHER_ERRORS: [&str; 5] = ["slow_reader", "silent", "hub", "store", "unresponsive"];
+const OTHER_ERRORS: [&str; 6] = [
+    "accept",
+    "slow_reader",
+    "silent",
+    "hub",
+    "store",
+    "unresponsive",
+];
 
 const RESUME_OUTCOMES: [&str; 4] = ["resumed", "unknown", "busy", "unavailable"];
 

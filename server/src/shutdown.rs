@@ -13,8 +13,9 @@ use signal_hook::{
 use tokio::sync::oneshot;
 
 use crate::{
-    app::{STOP_TIMEOUT, Service},
+    app::Service,
     hub::{CutOff, Drain},
+    public::STOP_TIMEOUT,
     records::Outcome,
 };
 
@@ -27,8 +28,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// For the sockets that had to be cut off to go.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// For the servers to stop, which look once a second whether everybody has gone; and meanwhile for
-/// the keeper to store or spill what is left.
+/// For the servers to stop; and meanwhile for the keeper to store or spill what is left.
 const SERVERS_TIMEOUT: Duration = Duration::from_millis(2500);
 
 const _: () = assert!(

@@ -317,6 +317,15 @@ impl Telemetry {
         });
     }
 
+    /// Mostly because the process may open no more files.
+    pub fn accept_failed(&self, error: &std::io::Error) {
+        self.metrics.errors.with_label_values(&["accept"]).inc();
+        self.sampled(|| {
+            error!(self.log, "a connection cannot be accepted: {error}";
+                "event" => "accept_failed");
+        });
+    }
+
     pub fn hub_behind(&self) {
         self.metrics.errors.with_label_values(&["hub"]).inc();
         self.sampled(|| {

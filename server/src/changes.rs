@@ -13,6 +13,15 @@ pub struct Change {
     pub save: Save,
 }
 
+impl Change {
+    fn of(lease: &Lease) -> Self {
+        Self {
+            connection: lease.connection(),
+            save: lease.save(),
+        }
+    }
+}
+
 /// Where a session stands among the changes, if it has changed in this round.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Mark {
@@ -24,6 +33,8 @@ pub struct Mark {
 #[derive(Debug)]
 pub struct Changes {
     changes: RefCell<Vec<Change>>,
+    /// Fresh sessions, which nobody else knows yet.
+    births: RefCell<Vec<Change>>,
     round: Cell<u32>,
     /// Told when there is a change, where that cannot wait for the next round.
     urgent: Option<Notify>,
@@ -34,6 +45,7 @@ impl Changes {
     pub fn new(urgent: bool) -> Self {
         Self {
             changes: RefCell::default(),
+            births: RefCell::default(),
             round: Cell::new(1),
             urgent: urgent.then(Notify::new),
         }
@@ -54,10 +66,17 @@ impl Changes {
             round: self.round.get(),
             index: changes.len() as u32,
         };
-        changes.push(Change {
-            connection: lease.connection(),
-            save: lease.save(),
-        });
+        changes.push(Change::of(lease));
+        self.press();
+    }
+
+    /// A fresh session.
+    pub fn note_birth(&self, lease: &Lease) {
+        self.births.borrow_mut().push(Change::of(lease));
+        self.press();
+    }
+
+    fn press(&self) {
         if let Some(urgent) = &self.urgent {
             urgent.notify_one();
         }
@@ -68,7 +87,13 @@ impl Changes {
         // After four thousand million rounds an old mark might be taken for a new one, but a
         // session is noted anew long before.
         self.round.set(self.round.get().wrapping_add(1).max(1));
-        self.changes.take()
+        let mut changes = self.take_births();
+        changes.append(&mut self.changes.take());
+        changes
+    }
+
+    pub fn take_births(&self) -> Vec<Change> {
+        self.births.take()
     }
 
     /// Resolves when there is an urgent change; never where none is.

@@ -117,7 +117,10 @@ impl Chat {
             .to_text()
         });
         let rate = |rate| Box::new(RateLimit::new(rate, now));
-        let mut chat = Self {
+        if let (Some(changes), false) = (&house.changes, opened.resumed) {
+            changes.note_birth(lease);
+        }
+        Self {
             answered: lease.count,
             total: lease.count,
             mark: Mark::default(),
@@ -129,10 +132,7 @@ impl Chat {
             lease: Some(opened.lease),
             house: house.clone(),
             _place: opened.place,
-        };
-        // The store hears of a fresh session with the next checkpoint.
-        chat.save();
-        chat
+        }
     }
 
     /// Whether an answer waits for the store.

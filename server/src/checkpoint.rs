@@ -1,11 +1,17 @@
 //! Has the store hear what was counted on a worker, round after round.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use actix_rt::time::sleep;
 use tokio::{sync::oneshot, task::yield_now};
 
 use crate::{changes::Changes, keeper::Keeper, sockets::Sockets};
+
+/// A fresh session is known to other processes after this time, however long a round is.
+const BIRTH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How much a crash may cost: `TALLY_CHECKPOINT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +31,25 @@ pub async fn checkpoint(
     keeper: Keeper,
     sockets: Rc<Sockets>,
 ) {
+    let mut round = Instant::now();
     loop {
-        match every {
-            Checkpoint::Every(interval) => sleep(interval).await,
+        let changed = match every {
+            Checkpoint::Every(interval) => {
+                sleep(interval.min(BIRTH_INTERVAL)).await;
+                if round.elapsed() < interval {
+                    changes.take_births()
+                } else {
+                    round = Instant::now();
+                    changes.take()
+                }
+            }
             Checkpoint::Message => {
                 changes.pressing().await;
                 // Whoever is ready has its turn, and shares the round.
                 yield_now().await;
+                changes.take()
             }
-        }
-        let changed = changes.take();
+        };
         if changed.is_empty() {
             continue;
         }

@@ -1,15 +1,20 @@
 //! Where sessions are kept: one small trait, and the stores behind it. The rules are in
 //! `session.rs`; the thread that talks to a store is in `keeper.rs`.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use ::redis::IntoConnectionInfo;
 use uuid::Uuid;
 
 use crate::session::{Epoch, Outcome, Owner, Save};
 
 mod memory;
+mod redis;
+mod sqlite;
 
 pub use memory::Memory;
+pub use redis::Redis;
+pub use sqlite::Sqlite;
 
 /// A store may take this long for a round trip; then it counts as down.
 pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
@@ -74,7 +79,7 @@ pub trait Store: Send {
 pub struct StoreError(pub String);
 
 /// Which store it is: `TALLY_SESSION_STORE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Place {
     /// The memory of this process: sessions end with it.
     Memory,
@@ -102,6 +107,13 @@ impl Place {
     }
 }
 
+/// The name alone: a URL may hold a password.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl FromStr for Place {
     type Err = ();
 
@@ -109,6 +121,9 @@ impl FromStr for Place {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
+            Some(("redis", _)) if text.into_connection_info().is_ok() => {
+                Ok(Self::Redis(text.to_owned()))
+            }
             _ => Err(()),
         }
     }
@@ -133,6 +148,7 @@ pub struct StoreSettings {
 pub fn open(place: &Place, settings: StoreSettings) -> Result<Box<dyn Store>, StoreError> {
     match place {
         Place::Memory => Ok(Box::new(Memory::new(settings))),
-        Place::Sqlite(_) | Place::Redis(_) => Err(StoreError("not there yet".into())),
+        Place::Sqlite(path) => Ok(Box::new(Sqlite::open(path, settings)?)),
+        Place::Redis(url) => Ok(Box::new(Redis::open(url, settings)?)),
     }
 }

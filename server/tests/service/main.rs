@@ -13,6 +13,7 @@ mod limits;
 mod peers;
 mod races;
 mod readers;
+#[path = "../common/redis.rs"]
 mod redis;
 mod sessions;
 mod settings;

@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::tally::PATIENCE;
+const PATIENCE: Duration = Duration::from_secs(12);
 
 pub struct Redis {
     folder: TempDir,
@@ -76,11 +76,12 @@ impl Redis {
         assert!(answer.is_some_and(|answer| answer.contains("OK")));
     }
 
-    fn ask(&self, command: &str) -> Option<String> {
+    /// What it answers to a command, as it goes over the wire.
+    pub fn ask(&self, command: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
-        let mut answer = [0; 64];
+        let mut answer = [0; 4096];
         let length = stream.read(&mut answer).ok()?;
         Some(String::from_utf8_lossy(&answer[..length]).into_owned())
     }

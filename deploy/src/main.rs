@@ -28,6 +28,7 @@ mod settings;
 mod smoke;
 mod sources;
 mod stack;
+mod store;
 mod supervisor;
 mod tools;
 mod traefik;

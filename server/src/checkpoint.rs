@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, task::yield_now};
 use crate::{changes::Changes, keeper::Keeper, sockets::Sockets};
 
 /// A fresh session is known to other processes after this time, however long a round is.
-const BIRTH_INTERVAL: Duration = Duration::from_millis(50);
+pub const BIRTH_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How much a crash may cost: `TALLY_CHECKPOINT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
+    checkpoint::BIRTH_INTERVAL,
     keeper::{Keeper, News},
     lease::{Desk, Holder, Lease},
     pacer::{self, Pacer},
@@ -166,6 +167,8 @@ struct Heir {
     holder: Holder,
     answer: oneshot::Sender<Resumed>,
     since: Instant,
+    /// Whether nobody knew the session when the store was first asked.
+    unknown_once: bool,
 }
 
 pub struct HubSettings {
@@ -411,6 +414,7 @@ impl Handler<Resume> for Hub {
             holder,
             answer,
             since,
+            unknown_once: false,
         };
         if let Some(waiting) = self.heirs.get_mut(&session) {
             // All has been asked already. A client that has gone leaves its place to the next one.
@@ -450,7 +454,7 @@ impl Handler<Told> for Hub {
 
     fn handle(&mut self, told: Told, ctx: &mut Self::Context) {
         let Told { session, outcome } = told;
-        let Some(heir) = self.heirs.get(&session) else {
+        let Some(heir) = self.heirs.get_mut(&session) else {
             return;
         };
         match outcome {
@@ -463,6 +467,13 @@ impl Handler<Told> for Hub {
                     last,
                 };
                 ctx.run_later(COLLECT_INTERVAL, move |hub, _| hub.ask(session, collect));
+            }
+            Some(Outcome::Unknown) if self.settings.shared && !heir.unknown_once => {
+                // It may be so young that its process is about to tell of it.
+                heir.unknown_once = true;
+                ctx.run_later(BIRTH_INTERVAL * 3, move |hub, _| {
+                    hub.ask(session, Op::Claim(session));
+                });
             }
             Some(Outcome::Unknown) => self.answer(session, Resumed::Unknown),
             Some(Outcome::Lost) => self.answer(session, Resumed::Busy),

@@ -93,6 +93,7 @@ macro_rules! on_each_store {
 on_each_store![
     a_session_goes_on_in_another_process,
     a_connection_that_hangs_in_another_process_hands_over,
+    a_session_that_has_just_begun_is_known_everywhere,
     a_session_claimed_from_two_sides_at_once_has_one_holder,
     after_a_shutdown_every_count_is_there,
     after_a_kill_the_last_checkpoint_is_there,
@@ -180,6 +181,16 @@ fn a_connection_that_hangs_in_another_process_hands_over(place: Place) {
     // And back.
     blue.resume(&session).assert_session(true, 12);
     new.expect_goodbye(12, 4001);
+}
+
+fn a_session_that_has_just_begun_is_known_everywhere(place: Place) {
+    let (blue, green) = (place.start("blue"), place.start("green"));
+    for _ in 0..10 {
+        let mut old = blue.connect();
+        counted(&mut old, 1, 2);
+        green.resume(&old.session()).assert_session(true, 2);
+        old.expect_goodbye(2, 4001);
+    }
 }
 
 fn a_session_claimed_from_two_sides_at_once_has_one_holder(place: Place) {

@@ -297,7 +297,7 @@ impl Steps for Deploy<'_> {
         if !self.share_sessions()? {
             return Ok(());
         }
-        smoke::move_over(&Entrance::front_door(self.stack)?, &preview, colour)
+        smoke::move_over(&Entrance::front_door_for_now(self.stack), &preview, colour)
     }
 
     fn switch(&mut self, to: Colour) -> Result<()> {

@@ -66,6 +66,12 @@ pub enum Error {
     Alive(i32),
     #[error("the stack runs at port {0} already; to move it: ./just down, then ./just up")]
     RunsElsewhere(u16),
+    #[error(
+        "the load test does not speak TLS, and the front door speaks nothing else; audit a stack without it"
+    )]
+    AuditUnderTls,
+    #[error("all is not well; the load test's report above says why")]
+    Audit,
     #[error("`{command}` failed: {reason}")]
     Command { command: String, reason: String },
     #[error("{what} did not come true within {waited:?}: {last}; look at ./just logs")]

@@ -232,6 +232,21 @@ pub struct FlipOptions {
     pub dry_run: bool,
 }
 
+impl FlipOptions {
+    /// The same flip, as it is typed.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = vec![
+            "flip".to_owned(),
+            format!("--bake={}", humantime::format_duration(self.bake)),
+            format!("--drain-rate={}", self.drain_rate),
+        ];
+        if let Some(time) = self.keep_warm {
+            words.push(format!("--keep-warm={}", humantime::format_duration(time)));
+        }
+        words
+    }
+}
+
 pub fn flip(root: &Path, options: FlipOptions) -> Result<()> {
     interrupt::catch()?;
     let engine = running(root)?;

@@ -56,6 +56,12 @@ impl Server {
         self.child.id()
     }
 
+    /// No goodbye.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits until it has ended, whoever ends it.
     pub fn ended(&mut self) {
         self.child.wait().unwrap();

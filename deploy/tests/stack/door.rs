@@ -52,11 +52,24 @@ fn under_tls_a_flip_is_noticed_by_nobody(engine: Engine) {
     assert_eq!(clone.get("/"), "200");
     assert_eq!(clone.get_plainly("/"), "404");
     assert_eq!(clone.get_plainly("/ws/chat/"), "404");
+    assert_certificate_is_watched(&clone);
     // Another shell does not know that there is TLS.
     clone.settings.clear();
     let (flip, _) = moving(&clone, || clone.succeeds("flip"));
     assert!(flip.contains("==> green is live"), "{flip}");
     assert_eq!(clone.colour(), "green");
+}
+
+/// An alert looks at how long it holds.
+fn assert_certificate_is_watched(clone: &Clone) {
+    let internal = &clone.record()["ports"]["internal"];
+    let url = format!("http://127.0.0.1:{internal}/metrics");
+    let mut answer = ureq::get(url).call().unwrap();
+    let metrics = answer.body_mut().read_to_string().unwrap();
+    let watched = |line: &str| {
+        line.starts_with("traefik_tls_certs_not_after{") && line.contains(&format!("sans=\"{NAME}"))
+    };
+    assert!(metrics.lines().any(watched), "{metrics}");
 }
 
 fn a_renewed_certificate_is_shown_after_a_flip_and_after_up(engine: Engine) {

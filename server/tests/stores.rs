@@ -311,12 +311,12 @@ fn the_oldest_parked_sessions_go_first(kind: Kind) {
 
 #[test]
 fn memory_forgets_the_oldest_first() {
-    Kind::memory().map(the_oldest_parked_sessions_go_first);
+    the_oldest_parked_sessions_go_first(Kind::memory().unwrap());
 }
 
 #[test]
 fn sqlite_forgets_the_oldest_first() {
-    Kind::sqlite().map(the_oldest_parked_sessions_go_first);
+    the_oldest_parked_sessions_go_first(Kind::sqlite().unwrap());
 }
 
 #[test]

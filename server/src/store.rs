@@ -7,9 +7,12 @@ use uuid::Uuid;
 
 use crate::session::{Epoch, Outcome, Owner, Save};
 
+pub mod format;
 mod memory;
+mod sqlite;
 
 pub use memory::Memory;
+pub use sqlite::Sqlite;
 
 /// A store may take this long for a round trip; then it counts as down.
 pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
@@ -133,6 +136,7 @@ pub struct StoreSettings {
 pub fn open(place: &Place, settings: StoreSettings) -> Result<Box<dyn Store>, StoreError> {
     match place {
         Place::Memory => Ok(Box::new(Memory::new(settings))),
-        Place::Sqlite(_) | Place::Redis(_) => Err(StoreError("not there yet".into())),
+        Place::Sqlite(path) => Ok(Box::new(Sqlite::open(path, settings)?)),
+        Place::Redis(_) => Err(StoreError("not there yet".into())),
     }
 }

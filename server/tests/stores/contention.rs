@@ -1,0 +1,84 @@
+//! Two owners at once.
+
+use std::{collections::HashMap, thread};
+
+use tally_server::{
+    session::{Epoch, Outcome},
+    store::Store,
+};
+use uuid::Uuid;
+
+use crate::bench::{Bench, Words};
+
+crate::on_every_store!(two_who_fight_for_a_session_never_hold_it_both_and_lose_no_count);
+
+const ROUNDS: u32 = 100;
+
+fn two_who_fight_for_a_session_never_hold_it_both_and_lose_no_count(bench: &mut Bench) {
+    let id = Uuid::new_v4();
+    bench.open("maker").park(id, 1, 0);
+    let sides = ["blue", "green"].map(|name| bench.open(name));
+    let fights = sides.map(|side| thread::spawn(move || fight(side, id)));
+    let mut holdings = HashMap::new();
+    let mut counted = 0;
+    for fight in fights {
+        for (epoch, begun, ended) in fight.join().unwrap() {
+            counted += ended - begun;
+            let taken = holdings.insert(epoch, (begun, ended));
+            assert_eq!(taken, None, "two held epoch {epoch}");
+        }
+    }
+    let mut order: Vec<_> = holdings.into_iter().collect();
+    order.sort_unstable();
+    for pair in order.windows(2) {
+        let [(_, (_, ended)), (epoch, (begun, _))] = pair else {
+            unreachable!("windows of two");
+        };
+        assert_eq!(
+            begun, ended,
+            "epoch {epoch} did not begin where the last one ended"
+        );
+    }
+    let last = bench.open("judge").claim(id);
+    assert!(
+        matches!(last, Outcome::Held { count, .. } if count == counted),
+        "{last:?}"
+    );
+}
+
+/// Claims the session again and again, counts a little, and hands over. Tells what was held.
+fn fight(mut store: Box<dyn Store>, id: Uuid) -> Vec<(Epoch, u64, u64)> {
+    let mut holdings = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut outcome = store.claim(id);
+        let claimed = match outcome {
+            Outcome::Held { epoch, .. } | Outcome::Awaiting { epoch, .. } => epoch,
+            _ => panic!("a claim was answered with {outcome:?}"),
+        };
+        while let Outcome::Awaiting { epoch, .. } = outcome {
+            outcome = store.collect(id, epoch);
+        }
+        let Outcome::Held {
+            epoch,
+            count: begun,
+        } = outcome
+        else {
+            // The next one may wait for it, although it never had anything to hand over.
+            assert_eq!(outcome, Outcome::Lost);
+            store.park(id, claimed, 0);
+            continue;
+        };
+        assert_eq!(epoch, claimed);
+        let mut count = begun;
+        for _ in 0..3 {
+            count += 1;
+            if store.save(id, epoch, count) == Outcome::Fenced {
+                break;
+            }
+        }
+        count += 1;
+        assert_eq!(store.park(id, epoch, count), Outcome::Saved);
+        holdings.push((epoch, begun, count));
+    }
+    holdings
+}

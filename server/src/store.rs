@@ -1,7 +1,7 @@
 //! Where sessions are kept: one small trait, and the stores behind it. The rules are in
 //! `session.rs`; the thread that talks to a store is in `keeper.rs`.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use uuid::Uuid;
 
@@ -9,9 +9,11 @@ use crate::session::{Epoch, Outcome, Owner, Save};
 
 pub mod format;
 mod memory;
+mod redis;
 mod sqlite;
 
 pub use memory::Memory;
+pub use redis::Redis;
 pub use sqlite::Sqlite;
 
 /// A store may take this long for a round trip; then it counts as down.
@@ -77,13 +79,13 @@ pub trait Store: Send {
 pub struct StoreError(pub String);
 
 /// Which store it is: `TALLY_SESSION_STORE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Place {
     /// The memory of this process: sessions end with it.
     Memory,
     /// A file that the processes of one host share.
     Sqlite(PathBuf),
-    /// A Redis that all hosts share, as a URL.
+    /// A Redis that all hosts share, as a URL. It may hold a password, so it is not shown.
     Redis(String),
 }
 
@@ -112,8 +114,26 @@ impl FromStr for Place {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
+            Some(("redis" | "rediss", _)) if redis::is_url(text) => Ok(Self::Redis(text.into())),
             _ => Err(()),
         }
+    }
+}
+
+/// As it is written in a setting, but for what only a Redis is to know.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Redis(url) => f.write_str(&redis::redacted(url)),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -137,6 +157,6 @@ pub fn open(place: &Place, settings: StoreSettings) -> Result<Box<dyn Store>, St
     match place {
         Place::Memory => Ok(Box::new(Memory::new(settings))),
         Place::Sqlite(path) => Ok(Box::new(Sqlite::open(path, settings)?)),
-        Place::Redis(_) => Err(StoreError("not there yet".into())),
+        Place::Redis(url) => Ok(Box::new(Redis::open(url, settings)?)),
     }
 }

@@ -9,6 +9,8 @@ use tally_server::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::redis_server::RedisServer;
+
 /// Longer than any test.
 const TTL: Duration = Duration::from_secs(600);
 
@@ -23,10 +25,17 @@ enum Kind {
     /// Made with the first handle, when the settings are known.
     Memory(OnceCell<Memory>),
     Sqlite(TempDir),
+    Redis(RedisServer),
 }
 
 pub fn with_memory(test: impl FnOnce(&mut Bench)) {
     test(&mut Bench::new(Kind::Memory(OnceCell::new())));
+}
+
+pub fn with_redis(test: impl FnOnce(&mut Bench)) {
+    if let Some(server) = RedisServer::start() {
+        test(&mut Bench::new(Kind::Redis(server)));
+    }
 }
 
 pub fn with_sqlite(test: impl FnOnce(&mut Bench)) {
@@ -56,6 +65,14 @@ impl Bench {
         match &self.kind {
             Kind::Memory(_) => Place::Memory,
             Kind::Sqlite(_) => Place::Sqlite(self.file()),
+            Kind::Redis(server) => Place::Redis(server.url()),
+        }
+    }
+
+    pub fn server(&mut self) -> &mut RedisServer {
+        match &mut self.kind {
+            Kind::Redis(server) => server,
+            _ => panic!("only Redis has a server"),
         }
     }
 
@@ -82,6 +99,9 @@ impl Bench {
         match &self.kind {
             Kind::Memory(memory) => memory.get().unwrap().wipe(),
             Kind::Sqlite(_) => std::fs::remove_file(self.file()).unwrap(),
+            Kind::Redis(server) => {
+                server.command(&["FLUSHALL"]);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod contention;
 mod random;
+mod redis_server;
 mod rules;
 mod time;
 
@@ -11,6 +12,9 @@ macro_rules! on_every_store {
     ($($test:ident),* $(,)?) => {
         mod memory {
             $(#[test] fn $test() { crate::bench::with_memory(super::$test); })*
+        }
+        mod redis {
+            $(#[test] fn $test() { crate::bench::with_redis(super::$test); })*
         }
         mod sqlite {
             $(#[test] fn $test() { crate::bench::with_sqlite(super::$test); })*

@@ -190,7 +190,7 @@ impl Redis {
                 continue;
             };
             let notes = notes_for(&awaited.from);
-            let note = format!("{id} {}", awaited.epoch);
+            let note = format!("{id}@{}", awaited.epoch);
             pipeline.cmd("SADD").arg(&notes).arg(note);
             pipeline.cmd("EXPIRE").arg(&notes).arg(NOTES_KEPT.as_secs());
             answers += 2;
@@ -293,7 +293,7 @@ fn notes_for(owner: &Owner) -> String {
 }
 
 fn note_of(value: &Value) -> Option<(Uuid, Epoch)> {
-    let (id, epoch) = text_of(value)?.split_once(' ')?;
+    let (id, epoch) = text_of(value)?.split_once('@')?;
     Some((id.parse().ok()?, epoch.parse().ok()?))
 }
 

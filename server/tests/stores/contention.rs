@@ -1,6 +1,10 @@
 //! Two owners at once.
 
-use std::{collections::HashMap, thread};
+use std::{
+    collections::HashMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tally_server::{
     session::{Epoch, Outcome},
@@ -13,6 +17,9 @@ use crate::bench::{Bench, Words};
 crate::on_every_store!(two_who_fight_for_a_session_never_hold_it_both_and_lose_no_count);
 
 const ROUNDS: u32 = 100;
+
+/// The other side hands over at once, unless it has failed.
+const HAND_OVER_MAX: Duration = Duration::from_secs(20);
 
 fn two_who_fight_for_a_session_never_hold_it_both_and_lose_no_count(bench: &mut Bench) {
     let id = Uuid::new_v4();
@@ -55,7 +62,11 @@ fn fight(mut store: Box<dyn Store>, id: Uuid) -> Vec<(Epoch, u64, u64)> {
             Outcome::Held { epoch, .. } | Outcome::Awaiting { epoch, .. } => epoch,
             _ => panic!("a claim was answered with {outcome:?}"),
         };
+        let begun = Instant::now();
         while let Outcome::Awaiting { epoch, .. } = outcome {
+            assert!(begun.elapsed() < HAND_OVER_MAX, "nobody hands over {epoch}");
+            // As in earnest: SQLite lets nobody in before who never pauses.
+            thread::sleep(Duration::from_millis(1));
             outcome = store.collect(id, epoch);
         }
         let Outcome::Held {

@@ -2,9 +2,12 @@
 
 mod bench;
 mod contention;
+mod formats;
+mod outage;
 mod random;
 mod redis_server;
 mod rules;
+mod sqlite_file;
 mod time;
 
 /// Runs tests of the form `fn(&Bench)` against every store, under names such as `sqlite::…`.

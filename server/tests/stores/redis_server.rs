@@ -24,7 +24,7 @@ impl RedisServer {
     pub fn start() -> Option<Self> {
         let version = Command::new("redis-server").arg("--version").output();
         if let Err(error) = version {
-            println!(
+            eprintln!(
                 "skipped: redis-server cannot be run ({error}); sudo apt-get install redis-server"
             );
             return None;
@@ -62,9 +62,13 @@ impl RedisServer {
         }
     }
 
-    /// The server's process.
-    pub fn pid(&self) -> u32 {
-        self.process.as_ref().unwrap().id()
+    /// It takes connections and words, and does nothing for that long.
+    pub fn pause(&self, length: Duration) {
+        let seconds = format!("{:.1}", length.as_secs_f64());
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        let sleep = format!("DEBUG SLEEP {seconds}\r\n");
+        socket.write_all(sleep.as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(50));
     }
 
     /// What it answers, as it comes: tests look for words in it.
@@ -103,7 +107,15 @@ fn run(port: u16, directory: &Path) -> Child {
             "--save",
             "",
         ])
-        .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
+        .args([
+            "--enable-debug-command",
+            "local",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--dir",
+        ])
         .arg(directory)
         .stdout(Stdio::null())
         .spawn()

@@ -143,9 +143,6 @@ fn connect(path: &Path, durable: bool) -> rusqlite::Result<Connection> {
 fn prepare(path: &Path, connection: &Connection) -> Result<(), StoreError> {
     let explained = |error| explain(path, &error);
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    connection
-        .pragma_update(None, "journal_mode", "wal")
-        .map_err(explained)?;
     if number("application_id").map_err(explained)? != i64::from(APPLICATION) {
         make_tables(connection).map_err(explained)?;
     }
@@ -156,7 +153,11 @@ fn prepare(path: &Path, connection: &Connection) -> Result<(), StoreError> {
         )));
     }
     let format = number("user_version").map_err(explained)?;
-    format::check(format, || path.display().to_string())
+    format::check(format, || path.display().to_string())?;
+    // Only now: it changes the file.
+    connection
+        .pragma_update(None, "journal_mode", "wal")
+        .map_err(explained)
 }
 
 /// Of two processes that find an empty file, the second one finds the first one's tables.

@@ -7,7 +7,8 @@
 
 use std::{
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rusqlite::{
@@ -26,6 +27,14 @@ mod file;
 
 /// How long to wait for the other process's transaction. Two such waits fit into a round trip.
 const BUSY_MAX: Duration = Duration::from_millis(450);
+
+/// How often to ask whether the other's transaction is over. SQLite by itself asks ever more seldom,
+/// and then misses the pauses of a drain.
+const BUSY_STEP: Duration = Duration::from_millis(1);
+
+/// Whoever has just had the file for this long lets the other in for as long: without that, a drain
+/// leaves a claim of the other colour outside until it gives up.
+const TURN_MAX: Duration = Duration::from_millis(3);
 
 /// Sessions that others want, told at once; the rest is told the next time.
 const WANTED_MAX: i64 = 1000;
@@ -88,6 +97,8 @@ pub struct Sqlite {
     settings: StoreSettings,
     /// `None` after an error, and where the file has gone: opened by the next call.
     file: Option<StoreFile>,
+    /// It is the other's turn until then.
+    rests_until: Option<Instant>,
     /// How far the sweep for expired sessions has come.
     swept: Vec<u8>,
 }
@@ -100,6 +111,7 @@ impl Sqlite {
             path: path.into(),
             settings,
             file: None,
+            rests_until: None,
             swept: Vec::new(),
         };
         store.with_file(|_, _| Ok(()))?;
@@ -120,17 +132,33 @@ impl Sqlite {
         self.file = Some(file);
         Ok(done)
     }
+
+    /// Does something in one transaction, when it is this handle's turn.
+    fn in_transaction<T>(
+        &mut self,
+        act: impl FnOnce(&Transaction<'_>, &StoreSettings) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        if let Some(until) = self.rests_until.take() {
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+        }
+        let (done, began) = self.with_file(|file, settings| {
+            let behavior = TransactionBehavior::Immediate;
+            let transaction = file.connection.transaction_with_behavior(behavior)?;
+            let began = Instant::now();
+            let done = act(&transaction, settings)?;
+            transaction.commit()?;
+            Ok((done, began))
+        })?;
+        if began.elapsed() >= TURN_MAX {
+            self.rests_until = Some(Instant::now() + TURN_MAX);
+        }
+        Ok(done)
+    }
 }
 
 impl Store for Sqlite {
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<Outcome>, StoreError> {
-        self.with_file(|file, settings| {
-            let behavior = TransactionBehavior::Immediate;
-            let transaction = file.connection.transaction_with_behavior(behavior)?;
-            let outcomes = Batch::new(&transaction, settings)?.apply(ops)?;
-            transaction.commit()?;
-            Ok(outcomes)
-        })
+        self.in_transaction(|transaction, settings| Batch::new(transaction, settings)?.apply(ops))
     }
 
     fn wanted(&mut self) -> Result<Vec<(Uuid, Epoch)>, StoreError> {
@@ -147,16 +175,12 @@ impl Store for Sqlite {
     fn tidy(&mut self) -> Result<Tidied, StoreError> {
         let mut swept = std::mem::take(&mut self.swept);
         let path = self.path.clone();
-        let tidied = self.with_file(|file, settings| {
-            let behavior = TransactionBehavior::Immediate;
-            let transaction = file.connection.transaction_with_behavior(behavior)?;
-            let tidied = tidy(&transaction, settings, &mut swept)?;
-            transaction.commit()?;
-            file.bound_log(&path)?;
-            Ok(tidied)
-        });
+        let tidied =
+            self.in_transaction(|transaction, settings| tidy(transaction, settings, &mut swept));
         self.swept = swept;
-        tidied
+        let tidied = tidied?;
+        self.with_file(|file, _| file.bound_log(&path))?;
+        Ok(tidied)
     }
 }
 

@@ -2,6 +2,11 @@
 
 use std::{
     collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -12,9 +17,12 @@ use tally_server::{
 };
 use uuid::Uuid;
 
-use crate::bench::{Bench, Words};
+use crate::bench::{Bench, Words, held, saved};
 
-crate::on_every_store!(two_who_fight_for_a_session_never_hold_it_both_and_lose_no_count);
+crate::on_every_store!(
+    two_who_fight_for_a_session_never_hold_it_both_and_lose_no_count,
+    a_claim_gets_in_between_the_batches_of_a_drain,
+);
 
 const ROUNDS: u32 = 100;
 
@@ -92,4 +100,31 @@ fn fight(mut store: Box<dyn Store>, id: Uuid) -> Vec<(Epoch, u64, u64)> {
         holdings.push((epoch, begun, count));
     }
     holdings
+}
+
+/// As the other colour does without a pause while it drains, or catches up with a store.
+fn a_claim_gets_in_between_the_batches_of_a_drain(bench: &mut Bench) {
+    let (mut blue, mut green) = (bench.open("blue"), bench.open("green"));
+    let id = Uuid::new_v4();
+    green.park(id, 1, 5);
+    let done = Arc::new(AtomicBool::new(false));
+    let (begun, begins) = mpsc::channel();
+    let drain = thread::spawn({
+        let done = done.clone();
+        move || {
+            let ids: Vec<Uuid> = (0..5000).map(|_| Uuid::new_v4()).collect();
+            let batch: Vec<_> = ids.iter().map(|id| saved(*id, 1, 9, true)).collect();
+            while !done.load(Ordering::Relaxed) {
+                blue.apply(&batch).unwrap();
+                begun.send(()).unwrap();
+            }
+        }
+    });
+    begins.recv().unwrap();
+    for epoch in 2..20 {
+        assert_eq!(green.claim(id), held(epoch, 5));
+        assert_eq!(green.park(id, epoch, 5), Outcome::Saved);
+    }
+    done.store(true, Ordering::Relaxed);
+    drain.join().unwrap();
 }

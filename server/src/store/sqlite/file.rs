@@ -6,13 +6,14 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
-use super::{BUSY_MAX, WAL_BYTES_CHECKPOINT, WAL_BYTES_TRUNCATE, WAL_PAGES_MAX};
+use super::{BUSY_MAX, BUSY_STEP, WAL_BYTES_CHECKPOINT, WAL_BYTES_TRUNCATE, WAL_PAGES_MAX};
 use crate::store::{
     StoreError,
     format::{self, FORMAT},
@@ -54,12 +55,14 @@ impl StoreFile {
     /// # Errors
     /// It cannot be opened or made, or is no store of ours.
     pub fn open(path: &Path, durable: bool) -> Result<Self, StoreError> {
-        let identity = find_or_make(path).map_err(|error| {
+        let unopened = |error| {
             let path = path.display();
             StoreError(format!(
                 "{path} cannot be opened: {error}; its directory has to be there and writable"
             ))
-        })?;
+        };
+        let _alone = lock_directory(path).map_err(unopened)?;
+        let identity = find_or_make(path).map_err(unopened)?;
         let connection = connect(path, durable).map_err(|error| explain(path, &error))?;
         prepare(path, &connection)?;
         Ok(Self {
@@ -98,16 +101,26 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes the file, for its owner alone, where there is none. The log of a file that was deleted
-/// belongs to whoever still has that file open, so a new file must not find it. The lock keeps the
-/// other process from doing the same at that time.
-fn find_or_make(path: &Path) -> io::Result<Identity> {
+/// One process at a time makes or opens a file: two that turn on its log at once lock each other out.
+fn lock_directory(path: &Path) -> io::Result<File> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let lock = File::open(directory)?;
-    flock(&lock, FlockOperation::LockExclusive)?;
+    let directory = File::open(directory)?;
+    let mut asked = 0;
+    while let Err(error) = flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        if !waits_on(asked) {
+            return Err(error.into());
+        }
+        asked += 1;
+    }
+    Ok(directory)
+}
+
+/// Makes the file, for its owner alone, where there is none. The log of a file that was deleted
+/// belongs to whoever still has that file open, so a new file must not find it.
+fn find_or_make(path: &Path) -> io::Result<Identity> {
     match fs::metadata(path) {
         Ok(found) => return Ok(identity_of(&found)),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -130,13 +143,22 @@ fn find_or_make(path: &Path) -> io::Result<Identity> {
 
 fn connect(path: &Path, durable: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_MAX)?;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_handler(Some(waits_on))?;
     let synchronous = if durable { "full" } else { "normal" };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES_MAX)?;
     Ok(connection)
+}
+
+/// Whether to ask once more for what the other process has, after so many times.
+fn waits_on(asked: i32) -> bool {
+    let waits = u32::try_from(asked).is_ok_and(|asked| BUSY_STEP * asked < BUSY_MAX);
+    if waits {
+        thread::sleep(BUSY_STEP);
+    }
+    waits
 }
 
 /// Makes sure that it is ours, or makes it ours.

@@ -6,7 +6,7 @@
 //! store should hold nothing else: sessions are left in it until they expire.
 
 use std::{
-    fs,
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -37,6 +37,10 @@ struct Options {
     /// Checkpoints to take the mean of; one in five is followed by the store's housekeeping.
     #[arg(long, default_value_t = 20)]
     rounds: u64,
+    /// Milliseconds between two checkpoints: in a server, a second of other work has emptied the
+    /// processor's caches.
+    #[arg(long, default_value_t = 0)]
+    pause_ms: u64,
     /// Whether each batch has to be on the disk before the next.
     #[arg(long)]
     durable: bool,
@@ -71,7 +75,12 @@ fn measure(mut store: Box<dyn Store>, options: &Options, server: Option<u32>) ->
     let ids = ids(BATCH);
     store.apply(&saves(&ids, 1, 0, false)).unwrap();
     let rounds = options.rounds;
-    let mut price = Price { store, server };
+    let pause = Duration::from_millis(options.pause_ms);
+    let mut price = Price {
+        store,
+        server,
+        pause,
+    };
     let mut rows = Vec::new();
     rows.push(price.row("save in a checkpoint of 5,000", rounds, |round| {
         saves(&ids, 1, round + 1, false)
@@ -93,16 +102,22 @@ fn measure(mut store: Box<dyn Store>, options: &Options, server: Option<u32>) ->
 struct Price {
     store: Box<dyn Store>,
     server: Option<u32>,
+    pause: Duration,
 }
 
 impl Price {
     fn row(&mut self, what: &str, rounds: u64, ops: impl Fn(u64) -> Vec<Op>) -> String {
         let batches: Vec<Vec<Op>> = (0..rounds).map(ops).collect();
         let sessions: usize = batches.iter().map(Vec::len).sum();
-        let begun = Instant::now();
+        let mut took = Duration::ZERO;
         let (own, servers) = (cpu(std::process::id()), self.server.map(cpu));
         for (batch, round) in batches.iter().zip(1..) {
+            if batch.len() == BATCH {
+                thread::sleep(self.pause);
+            }
+            let begun = Instant::now();
             self.store.apply(batch).unwrap();
+            took += begun.elapsed();
             if batch.len() == BATCH && round % 5 == 0 {
                 self.store.tidy().unwrap();
             }
@@ -115,7 +130,7 @@ impl Price {
             "{what} | {:.2} | {} | {:.2}",
             each(spent),
             servers.map_or("–".into(), |each| format!("{each:.2}")),
-            begun.elapsed().as_secs_f64() * 1e3 / rounds as f64,
+            took.as_secs_f64() * 1e3 / rounds as f64,
         )
     }
 }
@@ -123,7 +138,7 @@ impl Price {
 /// What all threads of a process have spent, in nanoseconds.
 fn cpu(pid: u32) -> u64 {
     // The kernel books what a thread has spent when it lets go of the processor.
-    std::thread::yield_now();
+    thread::yield_now();
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     threads
         .map(|thread| {

@@ -43,8 +43,8 @@ pub struct Redis {
     scripts: Scripts,
     /// Drives the connection, but only while a call waits for it.
     runtime: Runtime,
-    /// Connects anew by itself where the server hung up. `None` at first, and after a server that
-    /// fell silent: nobody would notice that its connection is dead.
+    /// Connects anew by itself where the server hung up. `None` at first, and after a call that
+    /// failed: of a server that fell silent, nobody would notice that its connection is dead.
     manager: Option<ConnectionManager>,
 }
 
@@ -179,8 +179,9 @@ impl Redis {
         command
     }
 
-    /// Tells the holders that somebody waits for them.
-    fn leave_notes(&mut self, ops: &[Op], outcomes: &[Outcome]) -> Result<(), StoreError> {
+    /// Tells the holders that somebody waits for them. Where that fails, the claims stand all the
+    /// same, and their next question tells it again.
+    fn leave_notes(&mut self, ops: &[Op], outcomes: &[Outcome]) {
         let mut pipeline = Pipeline::new();
         let mut answers = 0;
         for (op, outcome) in ops.iter().zip(outcomes) {
@@ -196,9 +197,8 @@ impl Redis {
             answers += 2;
         }
         if answers > 0 {
-            self.ask(&pipeline, answers)?;
+            let _ = self.ask(&pipeline, answers);
         }
-        Ok(())
     }
 }
 
@@ -214,7 +214,7 @@ impl Store for Redis {
         let values = self.ask(&pipeline, ops.len())?;
         let outcomes: Option<Vec<_>> = ops.iter().zip(values).map(outcome_of).collect();
         let outcomes = outcomes.ok_or_else(|| self.misunderstood())?;
-        self.leave_notes(ops, &outcomes)?;
+        self.leave_notes(ops, &outcomes);
         Ok(outcomes)
     }
 

@@ -63,6 +63,12 @@ down:
 test:
     .ci/test
 
+# Measure Tally beside a bare epoll loop, and judge the ratios by compare/thresholds.txt
+[group('check')]
+[no-exit-message]
+measure:
+    .ci/measure
+
 # Run the slow drills: flips killed at every step, flips in a row under a crowd
 [group('check')]
 [no-exit-message]

@@ -25,7 +25,7 @@ use crate::{
     interrupt,
     lock::{self, Lock},
     router::Router,
-    scrape::{self, SAMPLE_INTERVAL, Version},
+    scrape::{self, SAMPLE_INTERVAL, StoreState, Version},
     smoke,
     stack::Stack,
     traefik, wait,
@@ -36,6 +36,10 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Beside the time that the rate asks for: peers may be slow to answer a goodbye.
 const DRAIN_SLACK: Duration = Duration::from_secs(10);
+
+/// How long a drain waits for a session store that is down. Then SIGTERM ends what is left, and what
+/// cannot be stored is left for the next process of the colour.
+const OUTAGE_MAX: Duration = Duration::from_secs(600);
 
 pub fn progress(what: &str, since: Instant) {
     println!("==> {what} ({:.2} s)", since.elapsed().as_secs_f32());
@@ -175,20 +179,31 @@ impl Deploy<'_> {
         Ok(())
     }
 
+    /// Whether a session of one colour can go on in the other.
+    fn share_sessions(&self) -> Result<bool> {
+        let [one, other] = Colour::ALL.map(|colour| Version::of(self.engine, colour));
+        let (one, other) = (one?.store, other?.store);
+        Ok(one == other && !["", "memory"].contains(&one.as_str()))
+    }
+
     /// One that is shutting down for good already has to be started again.
     fn wake(&self, colour: Colour) -> Result<()> {
         forget_warm(self.stack, colour);
         scrape::take_drain_back(self.engine, colour).or_else(|_| self.engine.start(colour))
     }
 
-    /// Until nobody is left, or time is up. SIGTERM ends what is.
+    /// Until nobody is left, or time is up. SIGTERM ends what is. While the session store is down
+    /// the drain rests, and its time does not run.
     fn watch_drain(&mut self, colour: Colour, deadline: Duration) -> Result<u64> {
         let other = colour.other();
         let began = Instant::now();
         let mut handshakes = scrape::handshakes(self.engine, other).unwrap_or_default();
+        let mut outage = Outage::default();
         loop {
-            let left = scrape::drain_state(self.engine, colour)?.connections;
-            if left == 0 || began.elapsed() >= deadline {
+            let state = scrape::drain_state(self.engine, colour)?;
+            let left = state.connections;
+            let paused = outage.look(state.store);
+            if left == 0 || began.elapsed() >= deadline + paused {
                 return Ok(left);
             }
             interrupt::check()?;
@@ -202,6 +217,33 @@ impl Deploy<'_> {
                 handshakes = now;
             }
         }
+    }
+}
+
+/// The times when a drain has to rest.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    before: Duration,
+}
+
+impl Outage {
+    /// How long the store was down so far, up to a limit. Says when it goes and when it is back.
+    fn look(&mut self, store: StoreState) -> Duration {
+        match (store, self.since) {
+            (StoreState::Down, None) => {
+                let since = *self.since.insert(Instant::now());
+                progress("the session store is down: the drain waits for it", since);
+            }
+            (StoreState::Up, Some(since)) => {
+                self.before += since.elapsed();
+                self.since = None;
+                progress("the session store is back: the drain goes on", since);
+            }
+            _ => {}
+        }
+        let now = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        (self.before + now).min(OUTAGE_MAX)
     }
 }
 
@@ -249,8 +291,13 @@ impl Steps for Deploy<'_> {
 
     fn smoke(&mut self, colour: Colour) -> Result<()> {
         traefik::service(self.stack, colour)?;
-        smoke::talk(&Entrance::plain(self.stack.preview()), colour)?;
-        smoke::health(self.engine, colour)
+        let preview = Entrance::plain(self.stack.preview());
+        smoke::talk(&preview, colour)?;
+        smoke::health(self.engine, colour)?;
+        if !self.share_sessions()? {
+            return Ok(());
+        }
+        smoke::move_over(&Entrance::front_door_for_now(self.stack), &preview, colour)
     }
 
     fn switch(&mut self, to: Colour) -> Result<()> {

@@ -20,6 +20,7 @@ use crate::{
     monitoring::{self, Containers, Host},
     settings, sources,
     stack::Stack,
+    store::{self, Store},
     traefik::{self, Place},
 };
 
@@ -42,6 +43,9 @@ const CONFIGURATION: &str = "/etc/traefik";
 pub const OPERATOR_PORT: u16 = 9000;
 
 const TRAEFIK: &str = "traefik";
+
+/// The container of the sessions, its project and its volume.
+const STORE: &str = "store";
 
 pub struct Docker {
     stack: Stack,
@@ -178,11 +182,30 @@ impl Docker {
     }
 
     fn write_settings(&self, colour: Colour) -> Result<()> {
+        let store = (store::VARIABLE.to_owned(), self.store());
         let text: String = settings::handed_on()
+            .chain([store])
             .map(|(name, value)| format!("{name}={value}\n"))
             .collect();
         let path = self.settings(colour);
         fs::write(&path, text).map_err(Error::file(path))
+    }
+
+    fn store(&self) -> String {
+        match &self.stack.store {
+            Store::Own => format!("redis://{}:6379/0", self.container(STORE)),
+            Store::Other(setting) => setting.clone(),
+        }
+    }
+
+    /// Harmless when it runs.
+    fn start_store(&self) -> Result<()> {
+        if self.stack.store != Store::Own {
+            return Ok(());
+        }
+        let mut up = self.compose(STORE, "store.yml", &[]);
+        up.args(["up", "--detach", "--no-recreate", "--wait"]);
+        command::run(&mut up, PULL_TIMEOUT).map(drop)
     }
 
     fn build_image(&self, colour: Colour) -> Result<String> {
@@ -359,8 +382,8 @@ impl Engine for Docker {
         docker(
             &["volume", "create", "--label", &self.label(), &state],
             TIMEOUT,
-        )
-        .map(drop)
+        )?;
+        self.start_store()
     }
 
     /// `TALLY_IMAGE` names an image to run instead of building one.
@@ -407,13 +430,13 @@ impl Engine for Docker {
         Containers::new(self).map(|host| Box::new(host) as Box<dyn Host + '_>)
     }
 
-    /// The colours first, while Traefik still carries their goodbyes; what watches them last, but for
-    /// the networks. Volumes and images stay.
+    /// The colours first, while Traefik still carries their goodbyes and the store takes their
+    /// sessions; what watches them last, but for the networks. Volumes and images stay.
     fn down(&self) -> Result<()> {
-        for name in ["blue", "green", TRAEFIK] {
+        for name in ["blue", "green", TRAEFIK, STORE] {
             self.stop_container(name)?;
         }
-        for project in ["blue", "green", "monitoring", "edge"] {
+        for project in ["blue", "green", STORE, "monitoring", "edge"] {
             let project = self.container(project);
             let down = ["compose", "--project-name", &project, "down"];
             docker(&down, STOP_TIMEOUT + ENGINE_SLACK)?;

@@ -41,6 +41,8 @@ enum Trust {
     Exactly(CertificateDer<'static>),
     /// An authority's for this name, and not Traefik's own.
     Issued(String),
+    /// Whatever there is.
+    Any,
 }
 
 impl Entrance {
@@ -68,6 +70,14 @@ impl Entrance {
             address: stack.front_door(),
             trust,
         })
+    }
+
+    /// Before the switch: a new certificate may have been handed over, which Traefik reads with it.
+    pub fn front_door_for_now(stack: &Stack) -> Self {
+        Self {
+            address: stack.front_door(),
+            trust: stack.door.tls.as_ref().map(|_| Trust::Any),
+        }
     }
 
     /// With a scheme such as `http`, which gets its `s` where that is due.
@@ -147,7 +157,7 @@ impl Trust {
     /// What to ask for. A certificate from a file is shown whatever that is.
     fn name(&self, stream: &TcpStream) -> Result<ServerName<'static>, Box<dyn std::error::Error>> {
         Ok(match self {
-            Self::Exactly(_) => ServerName::IpAddress(stream.peer_addr()?.ip().into()),
+            Self::Exactly(_) | Self::Any => ServerName::IpAddress(stream.peer_addr()?.ip().into()),
             Self::Issued(domain) => ServerName::try_from(domain.clone())?,
         })
     }
@@ -165,7 +175,7 @@ impl Trust {
                 "Traefik has got no certificate for {domain} yet: ./just logs says why; \
                  ./just down and ./just up ask for one again"
             )),
-            Self::Issued(_) => Ok(()),
+            Self::Issued(_) | Self::Any => Ok(()),
         }
     }
 }

@@ -2,7 +2,12 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{colour::Colour, engine::Kind, lock::Holder};
+use crate::{
+    colour::Colour,
+    engine::Kind,
+    lock::Holder,
+    store::{Store, VARIABLE},
+};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -45,6 +50,11 @@ pub enum Error {
          TALLY_ACME_CA) only as it starts; ./just down, then ./just up"
     )]
     OtherAccount,
+    #[error(
+        "{VARIABLE} is not what the stack runs with, {0}, and its sessions would be lost; run \
+         ./just down first, or leave the variable alone"
+    )]
+    OtherStore(Store),
     #[error("no port of 127.0.0.1 is free; stop something that listens there: ss -ltn")]
     NoPorts,
     #[error(
@@ -56,6 +66,12 @@ pub enum Error {
     Alive(i32),
     #[error("the stack runs at port {0} already; to move it: ./just down, then ./just up")]
     RunsElsewhere(u16),
+    #[error(
+        "the load test does not speak TLS, and the front door speaks nothing else; audit a stack without it"
+    )]
+    AuditUnderTls,
+    #[error("all is not well; the load test's report above says why")]
+    Audit,
     #[error("`{command}` failed: {reason}")]
     Command { command: String, reason: String },
     #[error("{what} did not come true within {waited:?}: {last}; look at ./just logs")]

@@ -1,5 +1,6 @@
 //! The small program behind the recipes.
 
+mod audit;
 mod bake;
 mod certificate;
 mod colour;
@@ -28,6 +29,7 @@ mod settings;
 mod smoke;
 mod sources;
 mod stack;
+mod store;
 mod supervisor;
 mod tools;
 mod traefik;
@@ -36,6 +38,7 @@ mod wait;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
+use audit::Audit;
 use clap::{Parser, Subcommand};
 use colour::Colour;
 
@@ -67,12 +70,16 @@ enum Verb {
         /// Say what would be done, and do nothing
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        audit: Audit,
     },
     /// Go back to the colour that was live before, also in the middle of a flip
     Rollback {
         /// Sockets a second that are sent away from the colour that was live
         #[arg(long, default_value_t = verbs::DRAIN_RATE, value_parser = rate())]
         drain_rate: u32,
+        #[command(flatten)]
+        audit: Audit,
     },
     /// Show the last flips and rollbacks
     History {
@@ -119,16 +126,25 @@ fn main() -> ExitCode {
             drain_rate,
             keep_warm,
             dry_run,
-        } => verbs::flip(
-            &root,
-            verbs::FlipOptions {
+            audit,
+        } => {
+            let options = verbs::FlipOptions {
                 bake,
                 drain_rate,
                 keep_warm,
                 dry_run,
-            },
+            };
+            if audit.audit && !dry_run {
+                audit.run(&root, &options.words())
+            } else {
+                verbs::flip(&root, options)
+            }
+        }
+        Verb::Rollback { drain_rate, audit } if audit.audit => audit.run(
+            &root,
+            &["rollback".into(), format!("--drain-rate={drain_rate}")],
         ),
-        Verb::Rollback { drain_rate } => verbs::rollback(&root, drain_rate),
+        Verb::Rollback { drain_rate, .. } => verbs::rollback(&root, drain_rate),
         Verb::History { count } => verbs::history(&root, count),
         Verb::Retire { colour } => verbs::retire(&root, colour),
         Verb::Status => verbs::status(&root),

@@ -20,6 +20,7 @@ use crate::{
     monitoring::{self, Host, Part, Processes},
     settings, sources,
     stack::Stack,
+    store::{self, Store},
     supervisor::{Program, Supervisor},
     tools,
     traefik::{self, Place},
@@ -82,6 +83,7 @@ impl Native {
             ("TALLY_OPERATOR_LISTEN", self.operator_listen(colour)),
             ("TALLY_COLOUR", colour.to_string()),
             ("TALLY_STATE_DIR", state),
+            (store::VARIABLE, self.store()),
         ];
         let own = own.map(|(name, value)| (name.to_owned(), value));
         Program {
@@ -89,6 +91,13 @@ impl Native {
             binary,
             arguments: "",
             variables: settings::handed_on().chain(own).collect(),
+        }
+    }
+
+    fn store(&self) -> String {
+        match &self.stack.store {
+            Store::Own => format!("sqlite:{}", self.stack.sessions().display()),
+            Store::Other(setting) => setting.clone(),
         }
     }
 

@@ -12,7 +12,8 @@ use crate::{
     entrance::Entrance,
     error::{Error, Result},
     router::Router,
-    scrape::Samples,
+    scrape::{self, Samples, StoreState},
+    settings,
     stack::Stack,
     traefik,
 };
@@ -35,7 +36,7 @@ pub fn look(
 ) -> Vec<(&'static str, std::result::Result<String, String>)> {
     let to = from.other();
     let stack = engine.stack();
-    let checks: [Check; 7] = [
+    let checks: [Check; 8] = [
         (
             "tools",
             Box::new(|| engine.tools().map_err(|error| error.to_string())),
@@ -49,6 +50,10 @@ pub fn look(
             Box::new(move || service_is_known(stack, to)),
         ),
         ("certificate", Box::new(move || certificate_is_there(stack))),
+        (
+            "session store",
+            Box::new(move || store_answers(engine, from)),
+        ),
         ("ports", Box::new(move || ports_are_free(engine, to))),
         ("disk", Box::new(move || disk_has_room(&engine.disk()))),
         ("open files", Box::new(move || files_suffice(engine, from))),
@@ -101,6 +106,25 @@ fn certificate_is_there(stack: &Stack) -> std::result::Result<String, String> {
         }
     };
     Ok(ends.map_or("it is there".into(), |ends| format!("it ends {ends}")))
+}
+
+/// Who is sent away while the store is down comes back to nobody who knows the count.
+fn store_answers(engine: &dyn Engine, live: Colour) -> std::result::Result<String, String> {
+    let store = &engine.stack().store;
+    if !store.fits(settings::store().as_deref()) {
+        return Err(Error::OtherStore(store.clone()).to_string());
+    }
+    match scrape::store_state(engine, live) {
+        Err(error) => Err(error.to_string()),
+        Ok(StoreState::Down) => Err(format!(
+            "{live} cannot reach {store}; ./just logs {live} says why, and a flip can begin as \
+             soon as it is back"
+        )),
+        Ok(StoreState::Up) if !store.is_shared() => Ok(format!(
+            "{store}: sessions end with their process, and every client begins anew"
+        )),
+        Ok(StoreState::Up) => Ok(format!("{store} answers")),
+    }
 }
 
 fn ports_are_free(engine: &dyn Engine, colour: Colour) -> std::result::Result<String, String> {

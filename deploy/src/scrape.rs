@@ -47,6 +47,9 @@ pub struct Version {
     pub version: String,
     pub revision: String,
     pub colour: String,
+    /// The kind of its session store; empty for a release that has none.
+    #[serde(default)]
+    pub store: String,
 }
 
 impl Version {
@@ -66,6 +69,24 @@ impl Version {
 pub struct DrainState {
     pub draining: bool,
     pub connections: u64,
+    /// While it is down nobody is sent away.
+    #[serde(default)]
+    pub store: StoreState,
+}
+
+/// Whether a colour can reach its session store. One that does not say has none to miss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreState {
+    #[default]
+    Up,
+    Down,
+}
+
+#[derive(Deserialize)]
+struct Readiness {
+    #[serde(default)]
+    store: StoreState,
 }
 
 fn operator_url(engine: &dyn Engine, colour: Colour, path: &str) -> Result<String> {
@@ -108,6 +129,13 @@ pub fn handshakes(engine: &dyn Engine, colour: Colour) -> Result<f64> {
 /// It takes no new connections.
 pub fn ready(engine: &dyn Engine, colour: Colour) -> Result<()> {
     http::get_ok(&operator_url(engine, colour, "readyz")?).map(drop)
+}
+
+/// # Errors
+/// It takes no new connections.
+pub fn store_state(engine: &dyn Engine, colour: Colour) -> Result<StoreState> {
+    let readiness: Readiness = http::get_json(&operator_url(engine, colour, "readyz")?)?;
+    Ok(readiness.store)
 }
 
 /// # Errors

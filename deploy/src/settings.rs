@@ -14,6 +14,7 @@ use crate::{
     engine::Kind,
     error::{Error, Result},
     monitoring::{self, Options},
+    store,
 };
 
 /// More files than any process of a stack will need; some machines have no limit at all.
@@ -24,7 +25,7 @@ const FILES_MIN: u64 = 1024;
 
 /// What the recipes take for themselves, and what they set for each colour: the server is handed
 /// every other variable that begins with `TALLY_`.
-const NOT_HANDED_ON: [&str; 16] = [
+const NOT_HANDED_ON: [&str; 17] = [
     "TALLY_ACME_CA",
     "TALLY_ACME_DOMAIN",
     "TALLY_ACME_EMAIL",
@@ -38,6 +39,7 @@ const NOT_HANDED_ON: [&str; 16] = [
     "TALLY_LISTEN",
     "TALLY_REVISION",
     "TALLY_SERVER",
+    store::VARIABLE,
     "TALLY_STATE_DIR",
     "TALLY_TLS_CERT",
     "TALLY_TLS_KEY",
@@ -53,6 +55,8 @@ pub struct Settings {
     pub bind: IpAddr,
     /// `TALLY_TLS_*`, `TALLY_ACME_*`, `TALLY_HANDSHAKE_RATE`
     pub door: Door,
+    /// `TALLY_SESSION_STORE`
+    pub store: Option<String>,
     /// `NOFILE`: files that a container may open.
     pub files_max: u64,
     /// What watches the stack, and whom it tells.
@@ -81,6 +85,7 @@ impl Settings {
                 })
                 .unwrap_or(Ipv4Addr::LOCALHOST.into()),
             door: Door::read(&mut reader, root),
+            store: reader.text(store::VARIABLE),
             files_max: reader
                 .read("NOFILE", "a number of files from 1024 on", |text| {
                     text.parse().ok().filter(|files| *files >= FILES_MIN)
@@ -163,6 +168,11 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
             self.mistakes.push(mistake);
         }
     }
+}
+
+/// The session store that is set here and now, if any.
+pub fn store() -> Option<String> {
+    Reader::new(|name| env::var(name).ok()).text(store::VARIABLE)
 }
 
 /// The server's settings among the variables: a flip hands the present ones to the new colour.

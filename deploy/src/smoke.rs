@@ -194,6 +194,34 @@ pub fn health(engine: &dyn Engine, colour: Colour) -> Result<()> {
     }
 }
 
+/// A session that is open at `from` goes on at `to`, which must be of this colour; the connection
+/// that had it is told so.
+///
+/// # Errors
+/// The first step that went wrong, and how.
+pub fn move_over(from: &Entrance, to: &Entrance, colour: Colour) -> Result<()> {
+    let mut step = "the session's first colour";
+    hand_over(from, to, colour, &mut step).map_err(|reason| Error::Smoke {
+        address: to.url("ws", ""),
+        step,
+        reason,
+    })
+}
+
+fn hand_over(from: &Entrance, to: &Entrance, colour: Colour, step: &mut &'static str) -> Step<()> {
+    let mut old = Talk::open(from, None)?;
+    expect("{\"count\":1}", &old.ask("one")?)?;
+    expect("{\"count\":2}", &old.ask("two")?)?;
+    *step = "the session's move to it";
+    let session = old.header("x-session-id").to_owned();
+    let mut new = Talk::open(to, Some(&session))?;
+    expect_headers(&new, colour, "true", "2")?;
+    expect("{\"count\":3}", &new.ask("three")?)?;
+    *step = "the goodbye of the connection that had it";
+    expect("{\"bye\":true,\"total\":2}", &old.next_text()?)?;
+    expect("{\"bye\":true,\"total\":3}", &new.bye()?)
+}
+
 /// A short conversation, such as a client's first: a count and a goodbye.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use crate::{
     engine::Kind,
     error::{Error, Result},
     ports::Ports,
+    store::Store,
 };
 
 /// Files that Traefik is given, in a folder that it may see under another name.
@@ -34,6 +35,8 @@ pub struct Record {
     pub bind: IpAddr,
     #[serde(default)]
     pub door: Door,
+    #[serde(default)]
+    pub store: Store,
     /// Files that a colour may open.
     pub files_max: u64,
 }
@@ -113,6 +116,11 @@ impl Stack {
     /// What outlives a process, shared by the colours.
     pub fn state(&self) -> PathBuf {
         self.run().join("state")
+    }
+
+    /// The engine's own store, where that is a file.
+    pub fn sessions(&self) -> PathBuf {
+        self.state().join("sessions.db")
     }
 
     pub fn tools(&self) -> PathBuf {
@@ -245,6 +253,7 @@ pub fn sample(root: &Path, door: Door) -> Stack {
         ports,
         bind: Ipv4Addr::UNSPECIFIED.into(),
         door,
+        store: Store::Own,
         files_max: 20_000,
     };
     Stack::create(root, record).unwrap()

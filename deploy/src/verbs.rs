@@ -32,10 +32,11 @@ use crate::{
     ports::{self, Ports},
     preflight,
     router::Router,
-    scrape::{self, Version},
+    scrape::{self, StoreState, Version},
     settings::Settings,
     smoke,
     stack::{self, Record, Stack},
+    store::Store,
     traefik, wait,
 };
 
@@ -97,6 +98,7 @@ fn place(root: &Path, settings: &Settings) -> Result<Box<dyn Engine>> {
         )?,
         bind: settings.bind,
         door: settings.door.clone(),
+        store: Store::of(settings.store.clone()),
         files_max: settings.files_max,
     };
     Stack::create(root, record).map(engine::of)
@@ -109,6 +111,8 @@ fn stays(stack: &Stack, settings: &Settings) -> Result<Stack> {
         Err(Error::OtherEngine(engine))
     } else if settings.port.is_some_and(|wanted| wanted != port) {
         Err(Error::RunsElsewhere(port))
+    } else if !stack.store.fits(settings.store.as_deref()) {
+        Err(Error::OtherStore(stack.store.clone()))
     } else if !stack.door.becomes(&settings.door) {
         Err(Error::OtherAccount)
     } else if stack.door == settings.door {
@@ -226,6 +230,21 @@ pub struct FlipOptions {
     pub drain_rate: u32,
     pub keep_warm: Option<Duration>,
     pub dry_run: bool,
+}
+
+impl FlipOptions {
+    /// The same flip, as it is typed.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = vec![
+            "flip".to_owned(),
+            format!("--bake={}", humantime::format_duration(self.bake)),
+            format!("--drain-rate={}", self.drain_rate),
+        ];
+        if let Some(time) = self.keep_warm {
+            words.push(format!("--keep-warm={}", humantime::format_duration(time)));
+        }
+        words
+    }
 }
 
 pub fn flip(root: &Path, options: FlipOptions) -> Result<()> {
@@ -417,6 +436,7 @@ pub fn status(root: &Path) -> Result<()> {
     for colour in Colour::ALL {
         println!("{:<11} {}", colour.name(), state(engine, colour));
     }
+    println!("store       {}", store_state(engine, live.as_ref().ok()));
     println!("preview     http://{}/  (the idle colour)", stack.preview());
     println!("traefik     http://{}/api/rawdata", stack.internal());
     println!("logs        ./just logs --follow");
@@ -427,6 +447,16 @@ pub fn status(root: &Path) -> Result<()> {
         println!("under way   {}", Error::Locked(Box::new(holder)));
     }
     live.map(drop)
+}
+
+/// Of the session store, as the live colour sees it.
+fn store_state(engine: &dyn Engine, live: Option<&Colour>) -> String {
+    let store = &engine.stack().store;
+    match live.map(|live| scrape::store_state(engine, *live)) {
+        Some(Ok(StoreState::Up)) => store.to_string(),
+        Some(Ok(StoreState::Down)) => format!("NOT GOOD: {store} does not answer"),
+        Some(Err(_)) | None => format!("{store}, as was decided"),
+    }
 }
 
 /// Of the certificate that the front door really shows.

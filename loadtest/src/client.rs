@@ -1,7 +1,7 @@
 //! All sockets in one thread: opens them, waits for them, and ends them. `inbound.rs` is what they
 //! are told, `outbound.rs` what they say.
 
-use std::{collections::VecDeque, io};
+use std::{cmp::Reverse, collections::BinaryHeap, io};
 
 use crate::{
     beats::Beats,
@@ -25,8 +25,11 @@ const HANDSHAKE_MAX: Nanos = 10 * SECOND;
 /// How long the end may take, once Close was said.
 const CLOSING_MAX: Nanos = 10 * SECOND;
 
-/// A reconnect that was refused is tried again after this time, as the page does it.
-const RETRY: Nanos = 200 * MILLISECOND;
+/// Full jitter: a return waits anything up to this time, which doubles with each failure up to the
+/// second one, and beyond what the server asked for. Who was sent away politely does not wait at all:
+/// the server paces that.
+const RETRY_MIN: Nanos = 200 * MILLISECOND;
+const RETRY_MAX: Nanos = 5 * SECOND;
 
 /// Messages that are sent in one go before the sockets are looked at again.
 pub const BURST_MAX: usize = 256;
@@ -52,7 +55,10 @@ pub struct Client {
     /// Handshakes under way.
     pub opening: usize,
     /// Sockets that come back, and when; each is in here once at most.
-    pub returning: VecDeque<(Nanos, usize)>,
+    pub returning: BinaryHeap<Reverse<(Nanos, usize)>>,
+    /// How often clients forget what was acknowledged.
+    pub forget_interval: Nanos,
+    forgot: Nanos,
     pub(crate) message: Vec<u8>,
     pub(crate) target: Target,
     pub(crate) buffer: Vec<u8>,
@@ -75,7 +81,9 @@ impl Client {
             load: Load::Silent,
             talking: false,
             opening: 0,
-            returning: VecDeque::new(),
+            returning: BinaryHeap::new(),
+            forget_interval: Nanos::MAX,
+            forgot: 0,
             message: frame::make(frame::TEXT, &vec![b'x'; message_bytes]),
             target,
             buffer: vec![0; BUFFER_BYTES],
@@ -165,7 +173,7 @@ impl Client {
         match &mut self.drain {
             Some(drain) if drain.reconnect => {
                 drain.retries += 1;
-                self.returning.push_back((now + RETRY, index));
+                self.try_again(index, now);
             }
             _ => self
                 .recorder
@@ -174,9 +182,20 @@ impl Client {
         }
     }
 
+    /// Has a socket come back some time from `from` on.
+    fn try_again(&mut self, index: usize, from: Nanos) {
+        let failures = &mut self.sockets[index].failures;
+        let bound = RETRY_MIN << u32::from(*failures).min(16);
+        *failures = failures.saturating_add(1);
+        let wait = fastrand::u64(0..=bound.min(RETRY_MAX));
+        self.returning.push(Reverse((from + wait, index)));
+    }
+
     /// A socket is no longer open for talk.
     pub(crate) fn part(&mut self, index: usize, now: Nanos) {
         self.recorder.counts.open -= 1;
+        let socket = &mut self.sockets[index];
+        socket.kept.part(&socket.ledger);
         let missing = self.beats.leave(&self.sockets[index].seen, now);
         self.fault(index, Fault::MissingBeat, u64::from(missing), "at its end");
     }
@@ -199,15 +218,21 @@ impl Client {
         }
         let came = self.sockets[index].state;
         self.sockets[index].reset();
-        if came != State::Leaving && self.drain.as_ref().is_some_and(|drain| drain.reconnect) {
-            self.returning.push_back((now, index));
+        if self.drain.as_ref().is_some_and(|drain| drain.reconnect) {
+            match came {
+                State::Leaving => {}
+                State::Dismissed => self.returning.push(Reverse((now, index))),
+                _ => self.try_again(index, now),
+            }
         }
     }
 
     fn lost(&mut self, index: usize, now: Nanos, how: &str) {
         if let Some(drain) = &mut self.drain {
             drain.cut_off(index, now);
-            self.fault(index, Fault::NoClose, 1, how);
+            if !drain.reconnect {
+                self.fault(index, Fault::NoClose, 1, how);
+            }
         } else {
             self.fault(index, Fault::Lost, 1, how);
         }
@@ -222,10 +247,10 @@ impl Client {
     fn come_back(&mut self) {
         let now = self.clock.now();
         while self.opening < BURST_MAX {
-            match self.returning.front() {
-                Some((at, index)) if *at <= now => {
+            match self.returning.peek() {
+                Some(Reverse((at, index))) if *at <= now => {
                     let index = *index;
-                    self.returning.pop_front();
+                    self.returning.pop();
                     self.open(index);
                 }
                 _ => return,
@@ -235,6 +260,10 @@ impl Client {
 
     /// Ends what takes too long.
     fn sweep(&mut self, now: Nanos) {
+        if now.saturating_sub(self.forgot) > self.forget_interval {
+            self.forgot = now;
+            self.sockets.iter_mut().for_each(Socket::age);
+        }
         for index in 0..self.sockets.len() {
             let socket = &self.sockets[index];
             let age = now.saturating_sub(socket.since);

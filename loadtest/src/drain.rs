@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     clock::Nanos,
-    handshake::Answer,
+    kept::Found,
     recorder::{Durations, durations},
 };
 
@@ -27,6 +27,14 @@ pub struct Drain {
     pub resumed: u64,
     /// Sockets whose session was not known any more.
     pub fresh: u64,
+    /// Sessions that came back with less than was acknowledged.
+    pub taken_back: u64,
+    /// Messages that were sent again.
+    pub resent: u64,
+    /// Messages that neither the server nor the client had any more.
+    pub lost: u64,
+    /// Messages that were counted and not sent.
+    pub duplicated: u64,
     /// Handshakes that had to be tried again.
     pub retries: u64,
     /// When the process that was told to end had ended.
@@ -47,6 +55,10 @@ impl Drain {
             gaps: durations(),
             resumed: 0,
             fresh: 0,
+            taken_back: 0,
+            resent: 0,
+            lost: 0,
+            duplicated: 0,
             retries: 0,
             exit: None,
         }
@@ -71,24 +83,24 @@ impl Drain {
         self.codes.values().sum::<u64>() + self.cut
     }
 
-    /// A socket is back; whether its session has the count that it left with.
-    pub fn back(&mut self, index: usize, answer: &Answer, total: u64, now: Nanos) -> bool {
+    /// A socket is back, with its session or with a fresh one.
+    pub fn back(&mut self, index: usize, resumed: bool, found: &Found, now: Nanos) {
         if let Some(left) = self.left.remove(&index) {
             self.gaps.saturating_record(now.saturating_sub(left));
         }
-        if answer.resumed {
-            self.resumed += 1;
-            answer.count == total
-        } else {
-            self.fresh += 1;
-            answer.count == 0
-        }
+        self.resumed += u64::from(resumed);
+        self.fresh += u64::from(!resumed);
+        self.taken_back += u64::from(found.taken_back);
+        self.resent += u64::from(found.resend);
+        self.lost += u64::from(found.lost);
+        self.duplicated += u64::from(found.duplicated);
     }
 
-    /// Whether everybody has been sent away and, where they come back, is back.
-    pub fn is_over(&self, open: u64) -> bool {
+    /// Whether everybody who has to go has been sent away and, where they come back, is back.
+    /// `all`: everybody has to go. Else that is the business of whoever makes them go.
+    pub fn is_over(&self, open: u64, all: bool) -> bool {
         let back = if self.reconnect { self.sockets } else { 0 };
-        self.gone() >= self.sockets && open >= back
+        (!all || self.gone() >= self.sockets) && open >= back
     }
 }
 
@@ -100,25 +112,22 @@ mod tests {
     fn a_drain_is_over_when_the_last_is_gone_and_back() {
         let mut drain = Drain::begin(0, 2, true);
         drain.dismissed(0, 1001, true, 5);
-        assert!(!drain.is_over(2));
+        assert!(!drain.is_over(2, true));
         drain.cut_off(1, 6);
-        assert!(!drain.is_over(1));
-        assert!(drain.is_over(2));
+        assert!(!drain.is_over(1, true));
+        assert!(drain.is_over(2, true));
         assert_eq!((drain.byes, drain.gone(), drain.last_bye), (1, 2, 5));
     }
 
     #[test]
-    fn who_comes_back_brings_the_count_along_or_begins_anew() {
+    fn who_is_sent_away_again_and_again_is_counted_each_time() {
         let mut drain = Drain::begin(0, 1, true);
-        let answer = |resumed, count| Answer {
-            resumed,
-            count,
-            ..Answer::default()
-        };
-        drain.left.insert(3, 10);
-        assert!(drain.back(3, &answer(true, 7), 7, 30));
-        assert!(!drain.back(3, &answer(true, 6), 7, 30));
-        assert!(drain.back(3, &answer(false, 0), 7, 30));
-        assert_eq!((drain.resumed, drain.fresh, drain.gaps.len()), (2, 1, 1));
+        for _ in 0..3 {
+            drain.dismissed(0, 1001, true, 10);
+            assert!(!drain.is_over(0, false));
+            drain.back(0, true, &Found::default(), 30);
+            assert!(drain.is_over(1, false));
+        }
+        assert_eq!((drain.gone(), drain.resumed, drain.gaps.len()), (3, 3, 3));
     }
 }

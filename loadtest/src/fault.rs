@@ -40,14 +40,16 @@ pub enum Fault {
     LateBeat,
     /// A connection that ended while it was needed.
     Lost,
-    /// A session that came back with another count than it left with.
-    WrongResume,
+    /// A message that the server took back when the client had forgotten it.
+    MessageLost,
+    /// A message that was counted and never sent.
+    MessageDuplicated,
     /// A connection that does not end, or does not come back, in time.
     Stuck,
 }
 
 impl Fault {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Connect,
         Self::Handshake,
         Self::HandshakeTimeout,
@@ -64,7 +66,8 @@ impl Fault {
         Self::RepeatedBeat,
         Self::LateBeat,
         Self::Lost,
-        Self::WrongResume,
+        Self::MessageLost,
+        Self::MessageDuplicated,
         Self::Stuck,
     ];
 
@@ -86,7 +89,8 @@ impl Fault {
             Self::RepeatedBeat => "repeated_beat",
             Self::LateBeat => "late_beat",
             Self::Lost => "lost",
-            Self::WrongResume => "wrong_resume",
+            Self::MessageLost => "message_lost",
+            Self::MessageDuplicated => "message_duplicated",
             Self::Stuck => "stuck",
         }
     }

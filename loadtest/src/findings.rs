@@ -34,7 +34,11 @@ pub fn report(run: &Run<'_>, began: String) -> Report {
         lateness: Summary::of(&recorder.lateness),
         handshake: Summary::of(&recorder.handshake),
         beats: beats(run),
-        drain: run.client.drain.as_ref().map(drained),
+        drain: run
+            .client
+            .drain
+            .as_ref()
+            .map(|drain| drained(drain, recorder.handshakes_peak)),
         faults: faults(run),
         assertions: Vec::new(),
         client: client(run),
@@ -78,7 +82,7 @@ fn beats(run: &Run<'_>) -> Beats {
     }
 }
 
-fn drained(drain: &drain::Drain) -> Drain {
+fn drained(drain: &drain::Drain, handshakes_peak: u64) -> Drain {
     let since = |at: Nanos| seconds(at.saturating_sub(drain.began));
     Drain {
         sockets: drain.sockets,
@@ -91,6 +95,12 @@ fn drained(drain: &drain::Drain) -> Drain {
         gap: Summary::of(&drain.gaps),
         resumed: drain.resumed,
         fresh: drain.fresh,
+        taken_back: drain.taken_back,
+        resent: drain.resent,
+        lost: drain.lost,
+        duplicated: drain.duplicated,
+        handshakes_peak,
+        gone: drain.gone(),
         retries: drain.retries,
     }
 }

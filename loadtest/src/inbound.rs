@@ -6,7 +6,7 @@ use crate::{
     fault::Fault,
     frame::{self, Frame},
     handshake::{self, Answer},
-    ledger::Ledger,
+    ledger::{Ledger, narrow},
     link,
     socket::State,
     text::{self, Text},
@@ -77,19 +77,37 @@ impl Client {
         self.opening -= 1;
         let seen = self.beats.join(&answer.colour, now);
         let socket = &mut self.sockets[index];
-        self.recorder.opened(now - socket.since);
-        let total = socket.total;
+        self.recorder.opened(now - socket.since, now);
         socket.state = State::Open;
         socket.since = now;
         socket.seen = seen;
         socket.ledger = Ledger::starting_at(answer.count);
         socket.session = answer.session;
-        if let Some(drain) = &mut self.drain
-            && !drain.back(index, answer, total, now)
-        {
-            let what = format!("count {} instead of {total}", answer.count);
-            self.fault(index, Fault::WrongResume, 1, &what);
+        socket.failures = 0;
+        if self.drain.is_some() {
+            self.back(index, answer, now);
         }
+    }
+
+    /// A socket has come back: what the server does not have is sent again.
+    fn back(&mut self, index: usize, answer: &Answer, now: Nanos) {
+        let socket = &mut self.sockets[index];
+        let found = socket.kept.resume(answer.resumed, narrow(answer.count));
+        (socket.resent, socket.due) = (found.resend, found.resend);
+        if let Some(drain) = &mut self.drain {
+            drain.back(index, answer.resumed, &found, now);
+        }
+        let count = answer.count;
+        let what = format!("back at {count}, with less than was forgotten");
+        self.fault(index, Fault::MessageLost, found.lost.into(), &what);
+        let what = format!("back at {count}, with more than was sent");
+        self.fault(
+            index,
+            Fault::MessageDuplicated,
+            found.duplicated.into(),
+            &what,
+        );
+        self.send_again(index);
     }
 
     fn frame(&mut self, index: usize, frame: &Frame<'_>, now: Nanos) {
@@ -123,10 +141,7 @@ impl Client {
         let expected = socket.ledger.total() + 1;
         let outcome = socket.ledger.count(count);
         if outcome != Err(Fault::UnaskedCount) {
-            let intended = match &self.load {
-                Load::Paced(pacer) => pacer.intended(index, socket.first_round + place),
-                _ => socket.since,
-            };
+            let intended = self.intended(index, place);
             self.recorder.answered(intended, now);
         }
         if let Err(fault) = outcome {
@@ -151,9 +166,9 @@ impl Client {
     fn bye(&mut self, index: usize, total: u64) {
         let socket = &mut self.sockets[index];
         socket.bye = true;
-        socket.total = total;
         let ledger = socket.ledger;
         if let Err(fault) = ledger.bye(total) {
+            socket.false_bye = true;
             let what = format!("total {total} instead of {}", ledger.total());
             self.fault(index, fault, 1, &what);
         }
@@ -162,7 +177,7 @@ impl Client {
     fn close(&mut self, index: usize, payload: &[u8], now: Nanos) {
         let code = frame::close_code(payload);
         let socket = &mut self.sockets[index];
-        let bye = socket.bye && socket.ledger.bye(socket.total).is_ok();
+        let bye = socket.bye && !socket.false_bye;
         if !socket.bye {
             self.fault(
                 index,

@@ -41,7 +41,7 @@ impl Ledger {
             return Err(Fault::UnaskedCount);
         }
         self.answered += 1;
-        if count == self.total() {
+        if count == u64::from(self.total()) {
             Ok(())
         } else {
             Err(Fault::WrongCount)
@@ -54,14 +54,14 @@ impl Ledger {
     }
 
     /// What the bye has to say: a server counts nothing that it does not answer.
-    pub fn total(&self) -> u64 {
-        u64::from(self.base) + u64::from(self.answered)
+    pub fn total(&self) -> u32 {
+        self.base + self.answered
     }
 
     /// # Errors
     /// The total is another one.
     pub fn bye(&self, total: u64) -> Result<(), Fault> {
-        if total == self.total() {
+        if total == u64::from(self.total()) {
             Ok(())
         } else {
             Err(Fault::WrongTotal)
@@ -69,7 +69,7 @@ impl Ledger {
     }
 }
 
-fn narrow(count: u64) -> u32 {
+pub fn narrow(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 

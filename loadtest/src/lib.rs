@@ -13,6 +13,7 @@ pub mod frame;
 pub mod handshake;
 pub mod html;
 mod inbound;
+pub mod kept;
 pub mod ledger;
 pub mod link;
 pub mod machine;

@@ -30,7 +30,9 @@ Figures for --assert:
   spread                      the slowest heartbeat, from its first receipt to its last
   drain, exit                 from the end's trigger to the last bye; to the process's end
   rate, opened, faults        answers a second; sockets; broken promises
-  byes, resumed               shares of the drained sockets
+  byes, resumed               shares of the goodbyes, and of the returns
+  lost, duplicated            messages, with --reconnect; resent, taken_back: what it took
+  handshakes_peak             handshakes a second, at most
   socket_bytes                the server's resident memory a socket; client_cpu: share of a core
 
 Exit code: 0 if every promise was kept and every assertion held, 1 if not, 2 if it could not run.";
@@ -101,9 +103,12 @@ pub struct DrainOptions {
     /// After the duration, run this, such as './just flip'
     #[arg(long, value_name = "COMMAND", group = "end")]
     pub end_command: Option<String>,
-    /// Come back with the session after a goodbye
+    /// Come back with the session however the connection ended, and send again what is not counted
     #[arg(long)]
     pub reconnect: bool,
+    /// The server's checkpoint interval: messages are kept for twice as long after their answer
+    #[arg(long, default_value = "1s", value_parser = run_time)]
+    pub checkpoint: Duration,
     /// How long everybody's goodbye, and return, may take
     #[arg(long, default_value = "2m", value_parser = run_time)]
     pub drain_timeout: Duration,

@@ -35,7 +35,7 @@ impl Client {
         if socket.state != State::Open || socket.bye {
             return;
         }
-        if socket.due == 0 {
+        if socket.due == socket.resent {
             socket.first_round = due.round;
         }
         socket.due += 1;
@@ -46,14 +46,31 @@ impl Client {
         loop {
             let socket = &self.sockets[index];
             let sent = socket.ledger.sent();
-            let Load::Paced(pacer) = &self.load else {
-                return;
-            };
             if !socket.free() || sent >= socket.due {
                 return;
             }
-            let intended = pacer.intended(index, socket.first_round + sent);
-            self.send_message(index, Some(intended));
+            let paced = matches!(self.load, Load::Paced(_));
+            let intended = paced.then(|| self.intended(index, sent));
+            self.send_message(index, intended);
+        }
+    }
+
+    /// What the server did not count over the last connection.
+    pub(crate) fn send_again(&mut self, index: usize) {
+        self.send_owed(index);
+        let (resent, talking) = (self.sockets[index].resent, self.talking);
+        if talking && resent == 0 && matches!(self.load, Load::Closed) {
+            self.send_next(index);
+        }
+    }
+
+    /// When the message at this place of its connection was meant to be sent. What is sent again
+    /// was meant for the moment of the return.
+    pub(crate) fn intended(&self, index: usize, place: u32) -> Nanos {
+        let socket = &self.sockets[index];
+        match (&self.load, place.checked_sub(socket.resent)) {
+            (Load::Paced(pacer), Some(place)) => pacer.intended(index, socket.first_round + place),
+            _ => socket.since,
         }
     }
 

@@ -51,6 +51,10 @@ pub struct Recorder {
     pub recent: Durations,
     pub faults: Faults,
     last_beat: Option<Nanos>,
+    /// The second of the last handshake, and how many there were in it so far.
+    second: (Nanos, u64),
+    /// Handshakes in a second, at most.
+    pub handshakes_peak: u64,
 }
 
 impl Default for Recorder {
@@ -65,12 +69,20 @@ impl Default for Recorder {
             recent: durations(),
             faults: Faults::default(),
             last_beat: None,
+            second: (0, 0),
+            handshakes_peak: 0,
         }
     }
 }
 
 impl Recorder {
-    pub fn opened(&mut self, took: Nanos) {
+    pub fn opened(&mut self, took: Nanos, now: Nanos) {
+        let second = now / SECOND;
+        if self.second.0 != second {
+            self.second = (second, 0);
+        }
+        self.second.1 += 1;
+        self.handshakes_peak = self.handshakes_peak.max(self.second.1);
         self.counts.opened += 1;
         self.counts.open += 1;
         self.handshake.saturating_record(took);

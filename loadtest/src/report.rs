@@ -15,7 +15,7 @@ const QUANTILES: [&str; 5] = ["p50", "p90", "p99", "p999", "max"];
 /// What has quantiles: `p99` are the answers', `beat_p99` those during a beat.
 const SUMMARIES: [&str; 5] = ["", "beat", "handshake", "lag", "gap"];
 
-const FIGURES: [&str; 10] = [
+const FIGURES: [&str; 15] = [
     "spread",
     "drain",
     "exit",
@@ -24,6 +24,11 @@ const FIGURES: [&str; 10] = [
     "faults",
     "byes",
     "resumed",
+    "lost",
+    "duplicated",
+    "resent",
+    "taken_back",
+    "handshakes_peak",
     "socket_bytes",
     "client_cpu",
 ];
@@ -134,6 +139,15 @@ pub struct Drain {
     pub gap: Summary,
     pub resumed: u64,
     pub fresh: u64,
+    /// Sessions that came back with less than had been acknowledged.
+    pub taken_back: u64,
+    pub resent: u64,
+    pub lost: u64,
+    pub duplicated: u64,
+    /// A second, at most.
+    pub handshakes_peak: u64,
+    /// Connections that ended, each time that they did.
+    pub gone: u64,
     pub retries: u64,
 }
 
@@ -182,7 +196,8 @@ impl Report {
     /// What an assertion is about, in seconds, bytes, or plain.
     pub fn figure(&self, name: &str) -> Option<f64> {
         let drain = self.drain.as_ref();
-        let share = |part: u64| drain.map(|drain| part as f64 / drain.sockets.max(1) as f64);
+        let share = |part: u64, of: u64| Some(part as f64 / of.max(1) as f64);
+        let number = |number: u64| Some(number as f64);
         match name {
             "spread" => (self.beats.number > 0).then_some(self.beats.spread_max_s),
             "drain" => drain.map(|drain| drain.last_bye_s),
@@ -190,8 +205,14 @@ impl Report {
             "rate" => Some(self.rate),
             "opened" => Some(self.opened as f64),
             "faults" => Some(self.fault_total() as f64),
-            "byes" => share(drain?.byes),
-            "resumed" => share(drain?.resumed),
+            // Whoever was not sent away has no goodbye to show.
+            "byes" => share(drain?.byes, drain?.gone.max(drain?.sockets)),
+            "resumed" => share(drain?.resumed, drain?.resumed + drain?.fresh),
+            "lost" => number(drain?.lost),
+            "duplicated" => number(drain?.duplicated),
+            "resent" => number(drain?.resent),
+            "taken_back" => number(drain?.taken_back),
+            "handshakes_peak" => number(drain?.handshakes_peak),
             "socket_bytes" => self.servers.first().map(|server| server.socket_bytes),
             "client_cpu" => Some(self.client_load()),
             _ => self.quantile(name),

@@ -76,9 +76,11 @@ impl<'a> Run<'a> {
         }
         let watch = Watch::new(&options.report.server_pid, &target);
         let sockets = options.load.sockets as usize;
+        let mut client = Client::new(target, sockets, options.load.size as usize)?;
+        client.forget_interval = nanos(options.drain.checkpoint).saturating_mul(2);
         let mut run = Self {
             options,
-            client: Client::new(target, sockets, options.load.size as usize)?,
+            client,
             watch,
             marks: Vec::new(),
             series: Series::default(),
@@ -159,6 +161,8 @@ impl<'a> Run<'a> {
         let options = &self.options.drain;
         let open = self.client.recorder.counts.open;
         self.progress.phase("draining", open);
+        // The ramp is over; what counts now is the return.
+        self.client.recorder.handshakes_peak = 0;
         let now = self.client.clock.now();
         self.client.drain = Some(Drain::begin(now, open, options.reconnect));
         let ending = match Ending::begin(options) {
@@ -168,10 +172,12 @@ impl<'a> Run<'a> {
                 return Ok(());
             }
         };
+        // Whom a command sends away, and how often, is its own business.
+        let all = !(options.reconnect && options.end_command.is_some());
         let over = |run: &mut Self| {
             let open = run.client.recorder.counts.open;
             let drain = run.client.drain.as_ref();
-            ending.is_over() && drain.is_some_and(|drain| drain.is_over(open))
+            ending.is_over() && drain.is_some_and(|drain| drain.is_over(open, all))
         };
         if !self.until(nanos(options.drain_timeout), over)? {
             self.blame_who_is_not_done();
@@ -199,7 +205,11 @@ impl<'a> Run<'a> {
             return;
         };
         let (gone, away) = (drain.gone(), drain.left.len() as u64);
-        let stayed = drain.sockets.saturating_sub(gone);
+        let to_go = match drain.reconnect {
+            true => 0,
+            false => drain.sockets,
+        };
+        let stayed = to_go.saturating_sub(gone);
         let lost = if drain.reconnect { away } else { 0 };
         let faults = &mut self.client.recorder.faults;
         faults.add(Fault::Stuck, stayed, || {

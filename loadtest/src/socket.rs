@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::{beats::Seen, clock::Nanos, handshake::SessionId, ledger::Ledger};
+use crate::{beats::Seen, clock::Nanos, handshake::SessionId, kept::Kept, ledger::Ledger};
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,19 +27,24 @@ pub struct Socket {
     pub state: State,
     /// Whether the bye of this connection has come.
     pub bye: bool,
+    /// Whether its total was another one.
+    pub false_bye: bool,
     /// Whether the server's Close has.
     pub closed: bool,
     pub ledger: Ledger,
     /// Messages of this connection that became due; those that are not sent yet wait for room.
     pub due: u32,
-    /// The pacer's round of its first message.
+    /// Those of them that were sent before, over another connection; they come first.
+    pub resent: u32,
+    /// The pacer's round of the first one after them.
     pub first_round: u32,
+    /// Handshakes in a row that came to nothing.
+    pub failures: u8,
     /// Since when it is in its state; in a closed loop, when its message was sent.
     pub since: Nanos,
     pub seen: Seen,
     pub session: Option<SessionId>,
-    /// The session's total as its last bye told it; the count that it has to come back with.
-    pub total: u64,
+    pub kept: Kept,
     /// The begin of a frame that has not come whole; empty nearly always.
     pub inbox: Vec<u8>,
     /// What the kernel did not take; empty nearly always.
@@ -52,12 +57,20 @@ impl Socket {
         self.state == State::Open && !self.bye && self.outbox.is_empty()
     }
 
+    /// What the session's client keeps moves on; what is old is forgotten.
+    pub fn age(&mut self) {
+        if self.state == State::Open {
+            self.kept.age(self.ledger.total());
+        }
+    }
+
     /// Forgets the connection, and keeps the session.
     pub fn reset(&mut self) -> Option<OwnedFd> {
         let link = self.link.take();
         *self = Self {
             session: self.session,
-            total: self.total,
+            kept: self.kept,
+            failures: self.failures,
             since: self.since,
             ..Self::default()
         };

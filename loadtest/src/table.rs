@@ -116,10 +116,16 @@ fn told_drain(out: &mut String, drain: &Drain) {
     }
     if drain.reconnect {
         let told = format!(
-            "{} resumed, {} with a fresh session, {} more tries",
-            drain.resumed, drain.fresh, drain.retries
+            "{} resumed, {} with a fresh session, {} more tries; at most {} handshakes a second",
+            drain.resumed, drain.fresh, drain.retries, drain.handshakes_peak
         );
         line(out, "", &told);
+        let told = format!(
+            "{} messages lost, {} duplicated; {} sent again, {} sessions came back with less than \
+             was acknowledged",
+            drain.lost, drain.duplicated, drain.resent, drain.taken_back
+        );
+        line(out, "ledger", &told);
     }
 }
 

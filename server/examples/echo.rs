@@ -18,7 +18,6 @@ use actix_http::{HttpMessage, HttpService, Request, Response, h1, header, ws::ha
 use actix_rt::net::TcpStream;
 use actix_server::Server;
 use actix_service::fn_service;
-use bytestring::ByteString;
 use clap::Parser;
 use slog::{Discard, Logger, o};
 use tally_server::{
@@ -60,10 +59,6 @@ struct Echo;
 impl Conversation for Echo {
     fn message(&mut self, message: Data, _now: Instant) -> Result<Option<Data>, Goodbye> {
         Ok(Some(message))
-    }
-
-    fn farewell(&mut self) -> Option<ByteString> {
-        None
     }
 
     fn ended(&mut self, _ending: Ending) {}

@@ -18,6 +18,12 @@ const BEATS_MISSED_MAX = 3;
 // How long a close by hand waits for answers that are still on their way.
 const ANSWERS_MS_MAX = 1_000;
 
+// The count is the acknowledgement of all messages up to it. A crash takes the server back to its
+// last checkpoint, so an acknowledgement is final once it is older than that: a message is kept for
+// twice the checkpoint's usual second.
+const KEEP_MS = 2_000;
+const KEPT_MAX = 1_000;
+
 const REPEAT_MS = 1_000;
 const EVENTS_MAX = 30;
 
@@ -38,7 +44,9 @@ let socket = null;
 let session = recall();
 let colour = "";
 let openedAt = null; // By performance.now(); null until the hello has come.
-let unanswered = 0;
+let kept = []; // Messages whose count is not final, or not there: { text, countedAt }.
+let final = 0; // The number of the last message before those.
+let sent = 0; // The number of the last one sent over this connection.
 let farewell = null; // The total of the server's bye.
 let failures = 0;
 let retryTimer = 0;
@@ -72,7 +80,6 @@ function connect() {
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   if (session) address.searchParams.set("session", session);
   openedAt = farewell = beatAt = null;
-  unanswered = 0;
 
   const opened = new WebSocket(address);
   socket = opened;
@@ -98,17 +105,57 @@ function welcome(hello) {
   root.dataset.colour = view.colour.textContent = colour;
   view.session.textContent = `${hello.session.slice(0, 8)}…`;
   view.origin.textContent = hello.resumed ? "resumed" : lost ? "fresh" : "new";
+  reconcile(hello);
   if (state === "closing") return; // Closed by hand before the hello was here.
   enter("open");
   if (hello.resumed) tell(`Connected to ${colour}; the session goes on at ${hello.count}.`);
   else if (lost) tell(`Connected to ${colour}; it does not know the old session: a fresh session.`);
   else tell(`Connected to ${colour} with a new session.`);
+  const again = kept.slice(sent - final).filter((message) => message.tried).length;
+  if (again > 0) tell(`Sent again what was not counted: ${again}.`);
+  transmit();
+}
+
+// What the server has counted is counted; what it has not, though it may have said so, is sent again.
+function reconcile({ resumed, count }) {
+  const tried = kept.filter((message) => message.tried).length;
+  if (!resumed) final = 0;
+  else if (count < final) tell("The server went back further than this page remembers.");
+  // Another connection of the session may have counted, too.
+  final = Math.max(Math.min(final, count), count - tried);
+  sent = count;
+  kept.forEach((message, index) => {
+    message.countedAt = final + index < count ? (message.countedAt ?? performance.now()) : null;
+  });
+}
+
+function unanswered() {
+  return sent - final - kept.findLastIndex((message) => message.countedAt !== null) - 1;
 }
 
 function answered(count) {
   showCount(count);
-  unanswered -= 1;
-  if (state === "closing" && unanswered === 0) hangUp();
+  const message = kept[count - final - 1];
+  if (message) message.countedAt = performance.now();
+  forget();
+  if (state === "closing" && unanswered() === 0) hangUp();
+}
+
+function forget() {
+  const due = performance.now() - KEEP_MS;
+  while (kept.length > 0 && kept[0].countedAt !== null && kept[0].countedAt < due) {
+    kept.shift();
+    final += 1;
+  }
+}
+
+function transmit() {
+  while (sent < final + kept.length) {
+    const message = kept[sent - final];
+    socket.send(message.text);
+    message.tried = true;
+    sent += 1;
+  }
 }
 
 function beat(time) {
@@ -158,16 +205,24 @@ function retry() {
   retryTimer = setTimeout(connect, Math.random() * bound);
 }
 
+// While the page is on its way back, what is said waits for it.
 function send() {
-  if (state !== "open") return;
-  socket.send(view.text.value);
-  unanswered += 1;
+  if (!speaking()) return;
+  forget();
+  if (kept.length >= KEPT_MAX) return tell(`${KEPT_MAX} messages wait already; this one is not taken.`);
+  kept.push({ text: view.text.value, countedAt: null, tried: false });
+  if (state === "open") transmit();
+  else tell("Not connected; the message waits.");
+}
+
+function speaking() {
+  return state === "open" || state === "connecting" || state === "reconnecting";
 }
 
 // After its own close() a browser delivers no more messages, so the server's bye and any answer
 // on its way would be lost. With every message answered, the count is the total.
 function close() {
-  const answersExpected = state === "open" && unanswered > 0;
+  const answersExpected = state === "open" && unanswered() > 0;
   enter("closing");
   if (answersExpected) answersTimer = setTimeout(hangUp, ANSWERS_MS_MAX);
   else hangUp();
@@ -209,7 +264,7 @@ function enter(next) {
   const resting = next === "closed" || next === "taken over";
   view.toggle.textContent = resting ? "Connect" : "Close";
   view.toggle.setAttribute("aria-disabled", String(next === "closing"));
-  view.send.setAttribute("aria-disabled", String(next !== "open"));
+  view.send.setAttribute("aria-disabled", String(!speaking()));
 }
 
 function showCount(count) {

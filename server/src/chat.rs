@@ -1,21 +1,29 @@
 //! The counter's rules: what a message is worth, and how fast they may come.
 
 use std::{
+    future::Future,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytestring::ByteString;
+use tokio::sync::oneshot;
 
 use crate::{
     admission::Place,
-    hub::Lease,
+    changes::{Changes, Mark},
+    lease::Lease,
     protocol::{Goodbye, Hello, bye_text, count_text},
     socket::{Conversation, Data},
     telemetry::{RequestId, Telemetry},
     wire::Ending,
 };
+
+/// Messages that wait for the store before no more are read.
+const UNANSWERED_MAX: u64 = 1024;
 
 /// At most this many messages a second, and as many at once after a rest.
 #[derive(Debug)]
@@ -48,17 +56,32 @@ impl RateLimit {
     }
 }
 
+/// What holds for every conversation of a worker.
+pub struct House {
+    /// Messages a second of one connection.
+    pub message_rate: Option<u32>,
+    pub colour: Rc<str>,
+    /// Where other processes see the sessions: what the store is told.
+    pub changes: Option<Rc<Changes>>,
+    pub telemetry: Arc<Telemetry>,
+}
+
 /// One connection of one session: counts its texts.
 pub struct Chat {
     /// `None` once the session is handed back.
     lease: Option<Lease>,
+    /// The last count that was told the client.
+    answered: u64,
     total: u64,
+    mark: Mark,
+    /// Resolves when the session that was handed back is safe.
+    safe: Option<oneshot::Receiver<()>>,
     /// The first frame, where the client asked for one.
     hello: Option<ByteString>,
     rate: Option<Box<RateLimit>>,
     request_id: RequestId,
     opened: Instant,
-    telemetry: Arc<Telemetry>,
+    house: Rc<House>,
     /// Given back when the socket is closed.
     _place: Place,
 }
@@ -74,15 +97,10 @@ pub struct Opened {
 }
 
 impl Chat {
-    pub fn open(
-        opened: Opened,
-        message_rate: Option<u32>,
-        colour: &Rc<str>,
-        telemetry: Arc<Telemetry>,
-    ) -> Self {
+    pub fn open(opened: Opened, house: &Rc<House>) -> Self {
         let now = Instant::now();
         let Opened { lease, .. } = &opened;
-        telemetry.connection_opened(
+        house.telemetry.connection_opened(
             lease.connection(),
             &opened.request_id,
             opened.resumed,
@@ -94,20 +112,40 @@ impl Chat {
                 session: lease.session,
                 resumed: opened.resumed,
                 count: lease.count,
-                colour,
+                colour: &house.colour,
             }
             .to_text()
         });
+        let rate = |rate| Box::new(RateLimit::new(rate, now));
+        if let (Some(changes), false) = (&house.changes, opened.resumed) {
+            changes.note_birth(lease);
+        }
         Self {
+            answered: lease.count,
             total: lease.count,
+            mark: Mark::default(),
+            safe: None,
             hello,
-            rate: message_rate.map(|rate| Box::new(RateLimit::new(rate, now))),
+            rate: house.message_rate.map(rate),
             request_id: opened.request_id,
             opened: now,
             lease: Some(opened.lease),
-            telemetry,
+            house: house.clone(),
             _place: opened.place,
         }
+    }
+
+    /// Whether an answer waits for the store.
+    fn holds_answers(&self) -> bool {
+        let changes = self.house.changes.as_ref();
+        changes.is_some_and(|changes| changes.are_urgent())
+    }
+
+    fn answer_up_to(&mut self, count: u64, say: &mut dyn FnMut(ByteString)) {
+        for answer in self.answered + 1..=count {
+            say(count_text(answer));
+        }
+        self.answered = self.answered.max(count);
     }
 }
 
@@ -127,18 +165,34 @@ impl Conversation for Chat {
             return Ok(None);
         };
         lease.count += 1;
-        let answer = count_text(lease.count);
-        self.telemetry.message_counted(
+        let count = lease.count;
+        self.house.telemetry.message_counted(
             lease.connection(),
             &self.request_id,
-            lease.count,
+            count,
             now.elapsed(),
         );
-        Ok(Some(Data::Text(answer)))
+        self.save();
+        if self.holds_answers() {
+            return Ok(None);
+        }
+        self.answered = count;
+        Ok(Some(Data::Text(count_text(count))))
     }
 
-    fn farewell(&mut self) -> Option<ByteString> {
-        Some(bye_text(self.total))
+    fn is_full(&self) -> bool {
+        let unanswered = |lease: &Lease| lease.count - self.answered;
+        self.lease.as_ref().map_or(0, unanswered) >= UNANSWERED_MAX
+    }
+
+    fn stored(&mut self, count: u64, say: &mut dyn FnMut(ByteString)) {
+        self.answer_up_to(count, say);
+    }
+
+    fn save(&mut self) {
+        if let (Some(changes), Some(lease)) = (&self.house.changes, &self.lease) {
+            changes.note(lease, &mut self.mark);
+        }
     }
 
     fn ended(&mut self, ending: Ending) {
@@ -146,13 +200,29 @@ impl Conversation for Chat {
             return;
         };
         self.total = lease.count;
-        self.telemetry.connection_closed(
+        self.house.telemetry.connection_closed(
             lease.connection(),
             &self.request_id,
             ending,
             lease.count,
             self.opened.elapsed(),
         );
+        if ending.is_polite() {
+            self.safe = Some(lease.park());
+        }
+    }
+
+    fn poll_safe(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.safe {
+            // Whatever has become of the keeper, nothing more can be done.
+            Some(safe) => Pin::new(safe).poll(cx).map(|_| ()),
+            None => Poll::Ready(()),
+        }
+    }
+
+    fn farewell(&mut self, say: &mut dyn FnMut(ByteString)) {
+        self.answer_up_to(self.total, say);
+        say(bye_text(self.total));
     }
 }
 

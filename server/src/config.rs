@@ -6,7 +6,15 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, Subcommand};
 use slog::Level;
 
-use crate::{frame::Limits, hub::HubSettings, socket::SocketSettings};
+use crate::{
+    checkpoint::Checkpoint,
+    frame::Limits,
+    hub::HubSettings,
+    session::Owner,
+    socket::SocketSettings,
+    store::{Place, StoreSettings},
+    upgrade::WorkerSettings,
+};
 
 /// Open files that are not WebSockets: runtimes, listeners, logs, probes, scrapes, refused
 /// handshakes.
@@ -70,6 +78,12 @@ struct Typed {
     /// Sessions kept for clients that may come back, at most
     #[arg(long, env = "TALLY_SESSIONS_MAX", default_value = "100000")]
     sessions_max: String,
+    /// Where sessions are kept: memory, sqlite:FILE, or redis://HOST:PORT/DATABASE
+    #[arg(long, env = "TALLY_SESSION_STORE", default_value = "memory")]
+    session_store: String,
+    /// Time between two saves of the sessions that have changed; `message`: each before its answer
+    #[arg(long, env = "TALLY_CHECKPOINT", default_value = "1s")]
+    checkpoint: String,
     /// Origins whose pages may connect, beside the server's own; separated by commas
     #[arg(long, env = "TALLY_ALLOWED_ORIGINS", default_value = "")]
     allowed_origins: String,
@@ -113,6 +127,8 @@ pub struct Config {
     pub message_rate: Option<u32>,
     pub session_ttl: Duration,
     pub sessions_max: usize,
+    pub session_store: Place,
+    pub checkpoint: Checkpoint,
     pub allowed_origins: Vec<String>,
     pub log_level: Level,
     pub state_dir: Option<PathBuf>,
@@ -274,6 +290,18 @@ impl Config {
             "a number from 0 to 100000000",
             0..=100_000_000,
         );
+        let session_store = reader.read(
+            "TALLY_SESSION_STORE",
+            &typed.session_store,
+            Place::EXPECTED,
+            |text| text.parse().ok(),
+        );
+        let checkpoint = reader.read(
+            "TALLY_CHECKPOINT",
+            &typed.checkpoint,
+            "`message` or a duration from 10ms to 1h, such as 1s",
+            parse_checkpoint,
+        );
         let allowed_origins = reader.read(
             "TALLY_ALLOWED_ORIGINS",
             &typed.allowed_origins,
@@ -304,6 +332,8 @@ impl Config {
             message_rate: message_rate?,
             session_ttl: session_ttl?,
             sessions_max: sessions_max?,
+            session_store: session_store?,
+            checkpoint: checkpoint?,
             allowed_origins: allowed_origins?,
             log_level: log_level?,
             state_dir: Some(typed.state_dir.as_str())
@@ -312,7 +342,7 @@ impl Config {
         })
     }
 
-    pub fn socket_settings(&self) -> SocketSettings {
+    fn socket_settings(&self) -> SocketSettings {
         SocketSettings {
             limits: self.limits,
             peer_timeout: self.peer_timeout,
@@ -325,8 +355,37 @@ impl Config {
         HubSettings {
             heartbeat: self.heartbeat,
             session_ttl: self.session_ttl,
-            sessions_max: self.sessions_max,
+            shared: self.session_store.is_shared(),
         }
+    }
+
+    pub fn store_settings(&self) -> StoreSettings {
+        StoreSettings {
+            owner: Owner::new(&self.colour),
+            ttl: self.session_ttl,
+            parked_max: self.sessions_max,
+            durable: self.checkpoint == Checkpoint::Message,
+        }
+    }
+
+    pub fn worker_settings(&self) -> WorkerSettings {
+        let shared = self.session_store.is_shared();
+        WorkerSettings {
+            sockets: self.socket_settings(),
+            message_rate: self.message_rate,
+            checkpoint: shared.then_some(self.checkpoint),
+        }
+    }
+}
+
+fn parse_checkpoint(text: &str) -> Option<Checkpoint> {
+    let range = Duration::from_millis(10)..=Duration::from_secs(3600);
+    match text {
+        "message" => Some(Checkpoint::Message),
+        interval => humantime::parse_duration(interval)
+            .ok()
+            .filter(|interval| range.contains(interval))
+            .map(Checkpoint::Every),
     }
 }
 

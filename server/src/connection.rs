@@ -73,20 +73,27 @@ impl<C: Conversation> Connection<C> {
     /// One turn: the mailbox, then one read, then all that there is to write.
     fn poll_actor(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.mailbox.poll(&mut self.socket, &mut self.ctx, cx);
-        if self.wire.ending().is_some() {
+        if self.wire.ending().is_some() && !self.socket.is_closing() {
             // A beat found the socket broken.
             self.ctx.stop();
         }
         // No input is taken while output waits: that is all the backpressure there is.
-        if (self.flush(cx) || self.socket.hurry.is_some()) && self.ctx.running() {
+        if (self.flush(cx) || self.socket.hurry.is_some()) && self.takes_frames() {
             self.read(cx);
             self.flush(cx);
+        }
+        if self.ctx.running() {
+            self.socket.poll_last_words(&mut self.ctx, cx);
         }
         if self.ctx.running() {
             return Poll::Pending;
         }
         self.stop_actor();
         Poll::Ready(())
+    }
+
+    fn takes_frames(&self) -> bool {
+        self.ctx.running() && self.socket.takes_frames()
     }
 
     fn stop_actor(&mut self) {
@@ -165,8 +172,8 @@ impl<C: Conversation> Connection<C> {
             self.last_call_bytes += bytes.len();
         }
         let over = bytes.is_none() || self.last_call_bytes >= LAST_CALL_BYTES_MAX;
-        if over && self.ctx.running() {
-            self.socket.say_goodbye(goodbye, &mut self.ctx);
+        if over && self.ctx.running() && !self.socket.is_closing() {
+            self.socket.say_goodbye(goodbye);
         }
     }
 
@@ -186,11 +193,11 @@ impl<C: Conversation> Connection<C> {
     fn take_frames(&mut self, mut bytes: &[u8]) {
         let now = Instant::now();
         let limits = self.socket.settings().limits;
-        while self.ctx.running() {
+        while self.ctx.running() && !self.socket.is_closing() {
             match self.input.next_frame(&mut bytes, &limits) {
                 Ok(Some(frame)) => self.socket.take(frame, now, &mut self.ctx),
                 Ok(None) => return,
-                Err(goodbye) => self.socket.say_goodbye(goodbye, &mut self.ctx),
+                Err(goodbye) => self.socket.say_goodbye(goodbye),
             }
         }
         self.input.skim(bytes);

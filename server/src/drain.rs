@@ -51,10 +51,12 @@ fn told(site: &Site, mut response: actix_web::HttpResponseBuilder) -> HttpRespon
     response.json(json!({
         "draining": site.admission.draining(),
         "connections": site.admission.open(),
+        "store": site.store_state(),
     }))
 }
 
-/// `{"draining":false,"connections":n}`: connections that are still open.
+/// `{"draining":false,"connections":n,"store":"up"}`: connections that are still open; while the
+/// store is down, nobody is sent away.
 async fn state(site: Data<Site>) -> impl Responder {
     told(&site, HttpResponse::Ok())
 }
@@ -83,7 +85,7 @@ async fn begin(site: Data<Site>, wish: Result<Query<Wish>, actix_web::Error>) ->
     }
     site.telemetry
         .paced_drain_began(rate, site.admission.open());
-    site.hub.do_send(PacedDrain { rate });
+    site.desk.hub.do_send(PacedDrain { rate });
     told(&site, HttpResponse::Accepted())
 }
 
@@ -91,7 +93,7 @@ async fn begin(site: Data<Site>, wish: Result<Query<Wish>, actix_web::Error>) ->
 async fn take_back(site: Data<Site>) -> impl Responder {
     let drained = site.admission.draining();
     // The Hub first: with the door open again, nobody may be sent away any more.
-    if site.hub.send(StopDrain).await.is_err() || !site.admission.reopen() {
+    if site.desk.hub.send(StopDrain).await.is_err() || !site.admission.reopen() {
         return final_drain();
     }
     if drained {

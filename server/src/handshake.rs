@@ -46,12 +46,16 @@ pub enum Refusal {
     Session,
     #[error("The session is still open elsewhere and was not handed over in time; try again.")]
     SessionBusy,
+    #[error(
+        "The session store cannot be reached, so nobody knows the session's count; keep it and try again."
+    )]
+    StoreDown,
     #[error("The server is overloaded; try again later.")]
     Overloaded,
 }
 
 impl Refusal {
-    pub const OUTCOMES: [&str; 10] = [
+    pub const OUTCOMES: [&str; 11] = [
         "path",
         "method",
         "upgrade",
@@ -61,6 +65,7 @@ impl Refusal {
         "full",
         "session",
         "session_busy",
+        "store_down",
         "overloaded",
     ];
 
@@ -76,9 +81,11 @@ impl Refusal {
             Self::Upgrade => StatusCode::UPGRADE_REQUIRED,
             Self::Key | Self::Session => StatusCode::BAD_REQUEST,
             Self::Origin => StatusCode::FORBIDDEN,
-            Self::Draining | Self::Full | Self::SessionBusy | Self::Overloaded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Draining
+            | Self::Full
+            | Self::SessionBusy
+            | Self::StoreDown
+            | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -90,7 +97,7 @@ impl Refusal {
                 (header::UPGRADE, "websocket"),
                 (header::SEC_WEBSOCKET_VERSION, "13"),
             ],
-            Self::Draining | Self::Full | Self::SessionBusy | Self::Overloaded => {
+            _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
                 vec![(header::RETRY_AFTER, RETRY_AFTER)]
             }
             _ => vec![],

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix::Addr;
 use actix_web::{
     Error, HttpRequest, HttpResponse, Responder,
     body::MessageBody,
@@ -17,7 +16,8 @@ use crate::{
     admission::{Admission, Closed},
     drain,
     handshake::{self, COLOUR, REQUEST_ID, Refusal},
-    hub::{Alive, Hub},
+    hub::Alive,
+    lease::Desk,
     records::Records,
     telemetry::{RequestId, Telemetry},
 };
@@ -33,12 +33,21 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// What the routes of both listeners know.
 #[derive(Clone)]
 pub struct Site {
-    pub hub: Arc<Addr<Hub>>,
+    pub desk: Arc<Desk>,
     pub admission: Arc<Admission>,
     pub telemetry: Arc<Telemetry>,
     pub records: Records,
     pub colour: HeaderValue,
     pub allowed_origins: Arc<[String]>,
+    /// Which kind of store keeps the sessions.
+    pub store: &'static str,
+}
+
+impl Site {
+    /// Whether the store answers, in a word.
+    pub fn store_state(&self) -> &'static str {
+        if self.desk.keeper.up() { "up" } else { "down" }
+    }
 }
 
 /// Routes of the public listener. WebSockets themselves do not come by here.
@@ -69,7 +78,7 @@ fn probes(routes: &mut ServiceConfig) {
 
 /// Alive is who can still ask the Hub.
 async fn healthz(site: Data<Site>) -> impl Responder {
-    let answer = actix_rt::time::timeout(LIVENESS_TIMEOUT, site.hub.send(Alive)).await;
+    let answer = actix_rt::time::timeout(LIVENESS_TIMEOUT, site.desk.hub.send(Alive)).await;
     if matches!(answer, Ok(Ok(()))) {
         HttpResponse::Ok().json(json!({"status": "alive"}))
     } else {
@@ -78,13 +87,14 @@ async fn healthz(site: Data<Site>) -> impl Responder {
     }
 }
 
-/// Ready is who takes new connections.
+/// Ready is who takes new connections. That goes on without the store.
 async fn readyz(site: Data<Site>) -> impl Responder {
-    if site.admission.draining() {
-        HttpResponse::ServiceUnavailable().json(json!({"status": "draining"}))
+    let (mut answer, status) = if site.admission.draining() {
+        (HttpResponse::ServiceUnavailable(), "draining")
     } else {
-        HttpResponse::Ok().json(json!({"status": "ready"}))
-    }
+        (HttpResponse::Ok(), "ready")
+    };
+    answer.json(json!({"status": status, "store": site.store_state()}))
 }
 
 async fn metrics(site: Data<Site>) -> impl Responder {
@@ -99,6 +109,7 @@ async fn version(site: Data<Site>) -> impl Responder {
         "version": crate::VERSION,
         "revision": crate::REVISION,
         "colour": site.colour.to_str().unwrap_or_default(),
+        "store": site.store,
     }))
 }
 

@@ -1,6 +1,7 @@
-//! The one Hub: who is connected, which sessions are parked, the heartbeat, the drain.
+//! The one Hub: who is connected with which session, the heartbeat, the drain.
 //!
-//! It lives on the main thread, never waits, and is told everything by message.
+//! It lives on the main thread, never waits, and is told everything by message. What becomes of a
+//! session is decided in the store; the Hub knows those that are open here.
 
 use std::{
     collections::HashMap,
@@ -14,11 +15,15 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::{
-    holders::{Found, Holder, Sessions},
+    checkpoint::BIRTH_INTERVAL,
+    keeper::{Keeper, News},
+    lease::{Desk, Holder, Lease},
     pacer::{self, Pacer},
     protocol::{Goodbye, heartbeat_text},
-    roster::{AbortAll, Beat, Dismiss, DismissAll, DismissSome, Roster, Spare},
+    roster::{AbortAll, Beat, Dismiss, DismissAll, DismissSome, Roster, SaveAll, Spare},
+    session::{Epoch, Outcome, Save},
     sockets::ConnectionId,
+    store::Op,
     telemetry::Telemetry,
 };
 
@@ -26,21 +31,25 @@ use crate::{
 /// Hub that has stopped, and the next handshake gets 503.
 const MAILBOX: usize = 8192;
 
-/// How long a resume waits for the old connection's final count.
+/// How long a resume waits for the old connection's final count. Then one of this process has to
+/// stay; one of another process may have died, and the last count that it saved is taken.
 pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that is just beginning may not be on its worker's roster when it is told to go;
 /// it is told again after this time.
 const TAKEOVER_REMINDER: Duration = Duration::from_millis(50);
 
-/// How often expired sessions are looked for.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often another process's final count is asked for.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(25);
+
+/// Open sessions are saved this often in their time to live, changed or not.
+const SAVES_IN_TTL: u32 = 3;
 
 /// A worker reports for duty.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Enlist {
-    pub worker: usize,
+    pub worker: u32,
     pub roster: Addr<Roster>,
 }
 
@@ -65,7 +74,6 @@ pub struct Resume {
     pub answer: oneshot::Sender<Resumed>,
 }
 
-#[derive(Debug)]
 pub enum Resumed {
     /// The count goes on.
     Yes(Lease),
@@ -73,16 +81,30 @@ pub enum Resumed {
     Unknown,
     /// Its old connection did not let go in time, or another client is waiting for it already.
     Busy,
+    /// The store is down, so nobody can say.
+    Unavailable,
 }
 
-/// A connection is done with its session.
+/// A connection has handed its session back to the keeper.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Park {
-    session: Uuid,
-    connection: ConnectionId,
-    count: u64,
+pub struct Release {
+    pub session: Uuid,
+    pub connection: ConnectionId,
 }
+
+/// What the store says to a client that comes back.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Told {
+    session: Uuid,
+    outcome: Option<Outcome>,
+}
+
+/// What the keeper has to tell.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Heard(News);
 
 /// Asks whether the Hub answers.
 #[derive(Message)]
@@ -116,96 +138,90 @@ pub struct Unspent(pub usize);
 #[rtype(result = "()")]
 pub struct CutOff;
 
-/// An open session in the hands of its connection, with the live count. However the connection
-/// ends, its drop parks the session.
-#[derive(Debug)]
-pub struct Lease {
-    pub session: Uuid,
-    pub count: u64,
-    holder: Holder,
-    hub: Arc<Addr<Hub>>,
+/// A session that is open here. There are many: the fields stand so that none is padded.
+struct Held {
+    connection: ConnectionId,
+    worker: u32,
+    epoch: Epoch,
 }
 
-impl Lease {
-    /// For a session that the Hub has been told of.
-    pub fn fresh(session: Uuid, holder: Holder, hub: &Arc<Addr<Hub>>) -> Self {
+impl Held {
+    fn by(holder: Holder, epoch: Epoch) -> Self {
         Self {
-            session,
-            count: 0,
-            holder,
-            hub: hub.clone(),
+            connection: holder.connection,
+            worker: holder.worker,
+            epoch,
         }
     }
 
-    pub fn connection(&self) -> ConnectionId {
-        self.holder.connection
+    fn holder(&self) -> Holder {
+        Holder {
+            connection: self.connection,
+            worker: self.worker,
+        }
     }
 }
 
-impl Drop for Lease {
-    /// Sent past the mailbox's limit, for it must not get lost: there is one for each connection,
-    /// and their number is limited.
-    fn drop(&mut self) {
-        self.hub.do_send(Park {
-            session: self.session,
-            connection: self.holder.connection,
-            count: self.count,
-        });
-    }
-}
-
-/// A client that waits for an open session.
+/// A client that waits for its session.
 struct Heir {
     holder: Holder,
     answer: oneshot::Sender<Resumed>,
     since: Instant,
+    /// Whether nobody knew the session when the store was first asked.
+    unknown_once: bool,
 }
 
 pub struct HubSettings {
     pub heartbeat: Duration,
     pub session_ttl: Duration,
-    pub sessions_max: usize,
+    /// Whether sessions outlive this process.
+    pub shared: bool,
 }
 
 pub struct Hub {
-    rosters: HashMap<usize, Addr<Roster>>,
-    sessions: Sessions,
-    /// At most one for each open session.
+    rosters: HashMap<u32, Addr<Roster>>,
+    /// Not more than the connections.
+    open: HashMap<Uuid, Held>,
+    /// At most one for each session, and not more than the handshakes under way.
     heirs: HashMap<Uuid, Heir>,
-    heartbeat: Duration,
+    settings: HubSettings,
     next_beat: Instant,
     draining: bool,
     pacer: Option<Pacer>,
     /// Portions of paced drains so far.
     portions: usize,
     telemetry: Arc<Telemetry>,
-    /// Its own address, for the leases it hands out.
-    address: Option<Arc<Addr<Self>>>,
+    /// Its own, for the leases it hands out.
+    desk: Arc<Desk>,
 }
 
 impl Hub {
-    pub fn start(settings: &HubSettings, telemetry: Arc<Telemetry>) -> Arc<Addr<Self>> {
-        let hub = Self {
-            rosters: HashMap::new(),
-            sessions: Sessions::new(settings.session_ttl, settings.sessions_max),
-            heirs: HashMap::new(),
-            heartbeat: settings.heartbeat,
-            next_beat: Instant::now() + settings.heartbeat,
-            draining: false,
-            pacer: None,
-            portions: 0,
-            telemetry,
-            address: None,
-        };
+    pub fn start(settings: HubSettings, keeper: Keeper, telemetry: Arc<Telemetry>) -> Arc<Desk> {
+        let mut desk = None;
         Self::create(|ctx| {
             ctx.set_mailbox_capacity(MAILBOX);
-            let address = Arc::new(ctx.address());
+            let hub = ctx.address();
+            let desk = desk.insert(Arc::new(Desk { hub, keeper }));
             Self {
-                address: Some(address),
-                ..hub
+                rosters: HashMap::new(),
+                open: HashMap::new(),
+                heirs: HashMap::new(),
+                next_beat: Instant::now() + settings.heartbeat,
+                settings,
+                draining: false,
+                pacer: None,
+                portions: 0,
+                telemetry,
+                desk: desk.clone(),
             }
-        })
-        .into()
+        });
+        desk.expect("made with the Hub")
+    }
+
+    /// For the keeper's thread.
+    pub fn listener(desk: &Arc<Desk>) -> impl Fn(News) + Send + 'static {
+        let hub = desk.hub.clone();
+        move |news| hub.do_send(Heard(news))
     }
 
     /// Beats keep to a grid, so that they do not drift with the time each takes.
@@ -229,7 +245,7 @@ impl Hub {
             });
         }
         while self.next_beat <= began {
-            self.next_beat += self.heartbeat;
+            self.next_beat += self.settings.heartbeat;
         }
     }
 
@@ -249,6 +265,10 @@ impl Hub {
         let Some(pacer) = &mut self.pacer else {
             return;
         };
+        if !self.desk.keeper.up() {
+            // Who is sent away comes back to nobody who knows the count.
+            return pacer.rest(Instant::now());
+        }
         let mut left = pacer.take(Instant::now());
         let workers = self.rosters.len();
         self.portions = self.portions.wrapping_add(usize::from(left > 0));
@@ -269,23 +289,6 @@ impl Hub {
         }
     }
 
-    fn forget_sessions(&mut self, now: Instant) {
-        let expired = self.sessions.forget_expired(now);
-        let evicted = self.sessions.forget_surplus();
-        self.telemetry
-            .sessions_forgotten(expired, evicted, self.sessions.parked());
-    }
-
-    fn lease(&self, session: Uuid, count: u64, holder: Holder) -> Lease {
-        let hub = self.address.clone().expect("set as the Hub starts");
-        Lease {
-            session,
-            count,
-            holder,
-            hub,
-        }
-    }
-
     fn dismiss(&self, holder: Holder) {
         if let Some(roster) = self.rosters.get(&holder.worker) {
             roster.do_send(Dismiss {
@@ -297,14 +300,16 @@ impl Hub {
 
     /// Asks the old connection to go, and again until it has or time is up.
     fn take_over(&mut self, session: Uuid, old: Holder, ctx: &mut Context<Self>) {
+        let open = self.open.get(&session).map(Held::holder);
         let Some(heir) = self.heirs.get(&session) else {
             return;
         };
-        if heir.since.elapsed() >= TAKEOVER_TIMEOUT || heir.answer.is_closed() {
-            if let Some(heir) = self.heirs.remove(&session) {
-                let _ = heir.answer.send(Resumed::Busy);
-            }
+        if open != Some(old) {
+            // It went, and the heir has asked the store.
             return;
+        }
+        if heir.since.elapsed() >= TAKEOVER_TIMEOUT || heir.answer.is_closed() {
+            return self.answer(session, Resumed::Busy);
         }
         self.dismiss(old);
         ctx.run_later(TAKEOVER_REMINDER, move |hub, ctx| {
@@ -312,15 +317,52 @@ impl Hub {
         });
     }
 
-    /// Gives a freed session to the client that waits for it.
-    fn hand_over(&mut self, session: Uuid, now: Instant) {
-        let Some(heir) = self.heirs.remove(&session) else {
+    fn answer(&mut self, session: Uuid, resumed: Resumed) {
+        if let Some(heir) = self.heirs.remove(&session) {
+            // A client that has gone meanwhile drops the lease, and so parks the session.
+            let _ = heir.answer.send(resumed);
+        }
+    }
+
+    /// Asks the store on behalf of the heir.
+    fn ask(&self, session: Uuid, op: Op) {
+        if self.heirs.contains_key(&session) {
+            let hub = self.desk.hub.clone();
+            self.desk.keeper.ask(op, move |outcome| {
+                hub.do_send(Told { session, outcome });
+            });
+        }
+    }
+
+    /// The session is the heir's.
+    fn hand_over(&mut self, session: Uuid, epoch: Epoch, count: u64) {
+        let Some(heir) = self.heirs.get(&session) else {
             return;
         };
-        if let Found::Parked(count) = self.sessions.resume(session, heir.holder, now) {
-            let lease = self.lease(session, count, heir.holder);
-            // A client that has gone meanwhile drops the lease, and so parks the session.
-            let _ = heir.answer.send(Resumed::Yes(lease));
+        let holder = heir.holder;
+        self.open.insert(session, Held::by(holder, epoch));
+        let lease = Lease::new(session, epoch, count, holder, &self.desk);
+        self.answer(session, Resumed::Yes(lease));
+    }
+
+    /// Others want a session. Where a connection still has it, the connection is told to go; where
+    /// none has, nothing was counted since, and saying so is all that they wait for.
+    fn let_go(&self, session: Uuid, epoch: Epoch) {
+        match self.open.get(&session) {
+            Some(held) if held.epoch == epoch => self.dismiss(held.holder()),
+            Some(_) => {}
+            None => self.desk.keeper.park_alone(Save {
+                id: session,
+                epoch,
+                count: 0,
+                parked: true,
+            }),
+        }
+    }
+
+    fn save_all(&self) {
+        for roster in self.rosters.values() {
+            roster.do_send(SaveAll);
         }
     }
 }
@@ -330,9 +372,10 @@ impl Actor for Hub {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.schedule_beat(ctx);
-        ctx.run_interval(EXPIRY_INTERVAL, |hub, _| {
-            hub.forget_sessions(Instant::now())
-        });
+        if self.settings.shared {
+            let interval = self.settings.session_ttl / SAVES_IN_TTL;
+            ctx.run_interval(interval, |hub, _| hub.save_all());
+        }
     }
 }
 
@@ -352,7 +395,7 @@ impl Handler<OpenAll> for Hub {
 
     fn handle(&mut self, OpenAll(fresh): OpenAll, _: &mut Self::Context) {
         for Open { session, holder } in fresh {
-            self.sessions.hold(session, holder);
+            self.open.insert(session, Held::by(holder, 1));
         }
     }
 }
@@ -366,40 +409,91 @@ impl Handler<Resume> for Hub {
             holder,
             answer,
         } = resume;
-        let now = Instant::now();
-        let resumed = match self.sessions.resume(session, holder, now) {
-            Found::Unknown => Resumed::Unknown,
-            Found::Parked(count) => Resumed::Yes(self.lease(session, count, holder)),
-            Found::Open(_) if self.heirs.contains_key(&session) => Resumed::Busy,
-            Found::Open(old) => {
-                let since = now;
-                self.heirs.insert(
-                    session,
-                    Heir {
-                        holder,
-                        answer,
-                        since,
-                    },
-                );
-                return self.take_over(session, old, ctx);
-            }
+        let since = Instant::now();
+        let heir = Heir {
+            holder,
+            answer,
+            since,
+            unknown_once: false,
         };
-        self.telemetry.sessions_parked(self.sessions.parked());
-        let _ = answer.send(resumed);
+        if let Some(waiting) = self.heirs.get_mut(&session) {
+            // All has been asked already. A client that has gone leaves its place to the next one.
+            let refused = match waiting.answer.is_closed() {
+                true => std::mem::replace(waiting, heir),
+                false => heir,
+            };
+            let _ = refused.answer.send(Resumed::Busy);
+            return;
+        }
+        self.heirs.insert(session, heir);
+        match self.open.get(&session).map(Held::holder) {
+            Some(old) => self.take_over(session, old, ctx),
+            None => self.ask(session, Op::Claim(session)),
+        }
     }
 }
 
-impl Handler<Park> for Hub {
+impl Handler<Release> for Hub {
     type Result = ();
 
-    fn handle(&mut self, park: Park, _: &mut Self::Context) {
-        let now = Instant::now();
-        if self
-            .sessions
-            .park(park.session, park.connection, park.count, now)
-        {
-            self.hand_over(park.session, now);
-            self.forget_sessions(now);
+    fn handle(&mut self, release: Release, _: &mut Self::Context) {
+        let Release {
+            session,
+            connection,
+        } = release;
+        let held = self.open.get(&session);
+        if held.is_some_and(|held| held.connection == connection) {
+            self.open.remove(&session);
+            self.ask(session, Op::Claim(session));
+        }
+    }
+}
+
+impl Handler<Told> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, told: Told, ctx: &mut Self::Context) {
+        let Told { session, outcome } = told;
+        let Some(heir) = self.heirs.get_mut(&session) else {
+            return;
+        };
+        match outcome {
+            Some(Outcome::Held { epoch, count }) => self.hand_over(session, epoch, count),
+            Some(Outcome::Awaiting { epoch, .. }) => {
+                let last = heir.since.elapsed() >= TAKEOVER_TIMEOUT;
+                let collect = Op::Collect {
+                    id: session,
+                    epoch,
+                    last,
+                };
+                ctx.run_later(COLLECT_INTERVAL, move |hub, _| hub.ask(session, collect));
+            }
+            Some(Outcome::Unknown) if self.settings.shared && !heir.unknown_once => {
+                // It may be so young that its process is about to tell of it.
+                heir.unknown_once = true;
+                ctx.run_later(BIRTH_INTERVAL * 3, move |hub, _| {
+                    hub.ask(session, Op::Claim(session));
+                });
+            }
+            Some(Outcome::Unknown) => self.answer(session, Resumed::Unknown),
+            Some(Outcome::Lost) => self.answer(session, Resumed::Busy),
+            None => self.answer(session, Resumed::Unavailable),
+            Some(Outcome::Saved | Outcome::Fenced) => unreachable!("nothing was saved"),
+        }
+    }
+}
+
+impl Handler<Heard> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, Heard(news): Heard, _: &mut Self::Context) {
+        match news {
+            News::Wanted(sessions) => {
+                for (session, epoch) in sessions {
+                    self.let_go(session, epoch);
+                }
+            }
+            News::Wiped => self.save_all(),
         }
     }
 }
@@ -472,61 +566,86 @@ mod tests {
     use slog::{Discard, Logger, o};
 
     use super::*;
-    use crate::metrics::Metrics;
+    use crate::{
+        keeper::{KeeperSettings, Ready, Running},
+        metrics::Metrics,
+        session::Owner,
+        spill::Spill,
+        store::{Memory, StoreSettings},
+    };
 
-    fn hub() -> Arc<Addr<Hub>> {
+    const TTL: Duration = Duration::from_secs(900);
+
+    fn hub() -> (Arc<Desk>, Running) {
         let telemetry = Telemetry::new(Logger::root(Discard, o!()), Metrics::new("0", "0"));
+        let telemetry = Arc::new(telemetry);
+        let store = Memory::new(StoreSettings {
+            owner: Owner::new("blue"),
+            ttl: TTL,
+            parked_max: 100_000,
+            durable: false,
+        });
+        let keeper = KeeperSettings {
+            spill: Spill::of(None, "blue"),
+            unsaved_max: 100_000,
+            shared: false,
+        };
+        let ready = Ready::new(Box::new(store), keeper, telemetry.clone());
         let settings = HubSettings {
             heartbeat: Duration::from_secs(30),
-            session_ttl: Duration::from_secs(900),
-            sessions_max: 100_000,
+            session_ttl: TTL,
+            shared: false,
         };
-        Hub::start(&settings, Arc::new(telemetry))
+        let desk = Hub::start(settings, ready.keeper.clone(), telemetry);
+        let running = ready.start(Hub::listener(&desk)).expect("a thread");
+        (desk, running)
     }
 
-    fn mint(hub: &Arc<Addr<Hub>>, connection: ConnectionId) -> Option<Lease> {
-        let session = Uuid::new_v4();
+    fn holder(connection: ConnectionId) -> Holder {
         let worker = 0;
-        let holder = Holder { connection, worker };
-        hub.try_send(OpenAll(vec![Open { session, holder }])).ok()?;
-        Some(Lease::fresh(session, holder, hub))
+        Holder { connection, worker }
+    }
+
+    fn mint(desk: &Arc<Desk>, connection: ConnectionId) -> Option<Lease> {
+        let session = Uuid::new_v4();
+        let holder = holder(connection);
+        let open = OpenAll(vec![Open { session, holder }]);
+        desk.hub.try_send(open).ok()?;
+        Some(Lease::new(session, 1, 0, holder, desk))
     }
 
     #[actix_rt::test]
     async fn a_hub_with_a_full_mailbox_takes_no_more_sessions_and_recovers() {
-        let hub = hub();
+        let (desk, _keeper) = hub();
         // The Hub has no turn before the first await, as if it had stopped.
-        let minted: Vec<Lease> = (1..).map_while(|number| mint(&hub, number)).collect();
+        let minted: Vec<Lease> = (1..).map_while(|number| mint(&desk, number)).collect();
         assert!(
             (MAILBOX..MAILBOX + 2).contains(&minted.len()),
             "{}",
             minted.len()
         );
-        hub.send(Alive).await.expect("it goes on");
-        assert!(mint(&hub, 0).is_some());
+        desk.hub.send(Alive).await.expect("it goes on");
+        assert!(mint(&desk, 0).is_some());
     }
 
     #[actix_rt::test]
     async fn a_lease_that_nobody_takes_is_parked_again() {
-        let hub = hub();
-        let lease = mint(&hub, 1).expect("minted");
+        let (desk, _keeper) = hub();
+        let mut lease = mint(&desk, 1).expect("minted");
         let session = lease.session;
+        lease.count = 7;
         drop(lease);
         let resume = |connection| {
             let (answer, answered) = oneshot::channel();
-            let holder = Holder {
-                connection,
-                worker: 0,
-            };
-            hub.do_send(Resume {
+            desk.hub.do_send(Resume {
                 session,
-                holder,
+                holder: holder(connection),
                 answer,
             });
             answered
         };
         drop(resume(2));
         let resumed = resume(3).await.expect("an answer");
-        assert!(matches!(resumed, Resumed::Yes(lease) if lease.count == 0));
+        assert!(matches!(resumed, Resumed::Yes(lease) if lease.count == 7));
     }
 }

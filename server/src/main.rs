@@ -62,7 +62,7 @@ async fn run(
     telemetry.listening("operator", service.operator_address);
     telemetry.ready();
     let signal = signalled.await?;
-    Ok(shutdown::drain(&service, signal).await)
+    Ok(shutdown::drain(service, signal).await)
 }
 
 /// Raises the soft limit of open files to the hard one; returns what holds.

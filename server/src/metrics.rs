@@ -15,9 +15,16 @@ use crate::{
 const OTHER_ENDINGS: [&str; 5] = ["client", "peer_gone", "silent", "slow_reader", "aborted"];
 
 /// Errors that are no refused frame.
-const OTHER_ERRORS: [&str; 4] = ["slow_reader", "silent", "hub", "unresponsive"];
+const OTHER_ERRORS: [&str; 6] = [
+    "accept",
+    "slow_reader",
+    "silent",
+    "hub",
+    "store",
+    "unresponsive",
+];
 
-const RESUME_OUTCOMES: [&str; 3] = ["resumed", "unknown", "busy"];
+const RESUME_OUTCOMES: [&str; 4] = ["resumed", "unknown", "busy", "unavailable"];
 
 const LOG_LEVELS: [&str; 6] = ["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "TRACE"];
 
@@ -55,6 +62,11 @@ pub struct Metrics {
     pub sessions_parked: IntGauge,
     pub sessions_parked_max: IntGauge,
     pub sessions_forgotten: IntCounterVec,
+    pub store_up: IntGauge,
+    pub store_pending: IntGauge,
+    pub store_saves: IntCounter,
+    pub store_fenced: IntCounter,
+    pub store_batch_seconds: Histogram,
     pub draining: IntGauge,
     pub shutdown_started_seconds: Gauge,
     pub shutdown_seconds: GaugeVec,
@@ -82,6 +94,13 @@ impl Maker {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.add(IntGauge::new(name, help))
+    }
+
+    /// A gauge that begins at 1.
+    fn up(&self, name: &str, help: &str) -> IntGauge {
+        let gauge = self.gauge(name, help);
+        gauge.set(1);
+        gauge
     }
 
     fn counters<'a>(
@@ -197,6 +216,21 @@ impl Metrics {
                 "Parked sessions forgotten, by reason.",
                 "reason",
                 ["expired", "evicted"],
+            ),
+            store_up: make.up("tally_store_up", "1 while the session store answers."),
+            store_pending: make.gauge(
+                "tally_store_pending",
+                "Sessions that wait for a store that is down.",
+            ),
+            store_saves: make.counter("tally_store_saves_total", "Sessions stored."),
+            store_fenced: make.counter(
+                "tally_store_fenced_total",
+                "Words refused by the store, because the session had gone on elsewhere.",
+            ),
+            store_batch_seconds: make.histogram(
+                "tally_store_batch_duration_seconds",
+                "Round trips that stored sessions.",
+                &MILLISECONDS,
             ),
             draining: make.gauge("tally_draining", "1 while connections are sent away."),
             shutdown_started_seconds: make.add(Gauge::new(

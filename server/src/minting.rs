@@ -9,13 +9,12 @@ use std::{
     sync::Arc,
 };
 
-use actix::Addr;
 use tokio::task::yield_now;
 use uuid::Uuid;
 
 use crate::{
-    holders::Holder,
-    hub::{Hub, Lease, Open, OpenAll},
+    hub::{Open, OpenAll},
+    lease::{Desk, Holder, Lease},
 };
 
 #[derive(Default)]
@@ -27,14 +26,14 @@ struct Batch {
 }
 
 pub struct Mint {
-    hub: Arc<Addr<Hub>>,
+    desk: Arc<Desk>,
     batch: RefCell<Rc<Batch>>,
 }
 
 impl Mint {
-    pub fn new(hub: Arc<Addr<Hub>>) -> Self {
+    pub fn new(desk: Arc<Desk>) -> Self {
         Self {
-            hub,
+            desk,
             batch: RefCell::default(),
         }
     }
@@ -47,12 +46,13 @@ impl Mint {
         // The others that are ready have their turn; the first to go on tells for all.
         yield_now().await;
         let taken = batch.taken.get().unwrap_or_else(|| self.send(&batch));
-        taken.then(|| Lease::fresh(session, holder, &self.hub))
+        taken.then(|| Lease::new(session, 1, 0, holder, &self.desk))
     }
 
     fn send(&self, batch: &Batch) -> bool {
         self.batch.take();
-        let taken = self.hub.try_send(OpenAll(batch.sessions.take())).is_ok();
+        let open = OpenAll(batch.sessions.take());
+        let taken = self.desk.hub.try_send(open).is_ok();
         batch.taken.set(Some(taken));
         taken
     }

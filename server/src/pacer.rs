@@ -36,6 +36,11 @@ impl Pacer {
         due as usize
     }
 
+    /// Nobody can go just now, and what is not done is not made up for.
+    pub fn rest(&mut self, now: Instant) {
+        self.last = now;
+    }
+
     /// What was due and not used, because a worker had nobody left; another one has.
     pub fn give_back(&mut self, sockets: f64) {
         let most = f64::from(self.rate) * CATCH_UP.as_secs_f64() + 1.0;

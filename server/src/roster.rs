@@ -59,6 +59,11 @@ pub struct DismissSome {
 #[rtype(result = "()")]
 pub struct Spare;
 
+/// Every session has to be saved, changed or not.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct SaveAll;
+
 /// The drain's deadline has come: whoever is still there is cut off.
 #[derive(Clone, Copy, Message)]
 #[rtype(result = "()")]
@@ -94,6 +99,7 @@ impl Actor for Roster {
 /// What every socket is to get.
 enum Word {
     Beat { frame: Bytes, began: Instant },
+    Save,
     Goodbye(Goodbye),
 }
 
@@ -115,6 +121,7 @@ impl ActorFuture<Roster> for Sweep {
         let sockets = &roster.sockets;
         let last = match &self.word {
             Word::Beat { frame, .. } => sockets.push_some(self.after, SWEEP_CHUNK, frame),
+            Word::Save => sockets.save_some(self.after, SWEEP_CHUNK),
             Word::Goodbye(goodbye) => sockets.dismiss_some(self.after, SWEEP_CHUNK, *goodbye),
         };
         if let Some(last) = last {
@@ -177,6 +184,17 @@ impl Handler<Spare> for Roster {
 
     fn handle(&mut self, _: Spare, _: &mut Self::Context) {
         self.sockets.spare();
+    }
+}
+
+impl Handler<SaveAll> for Roster {
+    type Result = ();
+
+    fn handle(&mut self, _: SaveAll, ctx: &mut Self::Context) {
+        ctx.spawn(Sweep {
+            word: Word::Save,
+            after: 0,
+        });
     }
 }
 

@@ -108,6 +108,11 @@ pub fn save(session: &mut Option<Session>, save: &Save, by: &Owner) -> Outcome {
     if save.epoch < known.epoch {
         return save_late(known, save);
     }
+    let held_by_other = known.holder.as_ref().is_some_and(|holder| holder != by);
+    if save.epoch == known.epoch && held_by_other {
+        // After a wipe, two may have been given the same epoch.
+        return Outcome::Fenced;
+    }
     if save.epoch > known.epoch {
         // The store has gone back in time.
         known.epoch = save.epoch;
@@ -158,7 +163,8 @@ pub fn collect(session: &mut Option<Session>, epoch: Epoch, last: bool, by: &Own
     let Some(known) = session else {
         return Outcome::Unknown;
     };
-    if known.epoch > epoch {
+    let held_by_other = known.holder.as_ref() != Some(by);
+    if known.epoch > epoch || (known.epoch == epoch && held_by_other) {
         return Outcome::Lost;
     }
     if known.epoch < epoch {
@@ -217,12 +223,12 @@ mod tests {
     fn a_parked_session_goes_on_again_and_again() {
         let [blue, green, _] = owners();
         let mut session = opened(&blue);
-        let mut holders = [&blue, &green].into_iter().cycle();
+        let mut holders = [(&blue, &green), (&green, &blue)].into_iter().cycle();
         for epoch in 1..5 {
-            let holder = holders.next().unwrap();
+            let (holder, next) = holders.next().unwrap();
             let count = u64::from(epoch) * 10;
             save(&mut session, &word(epoch, count, true), holder);
-            let held = claim(&mut session, &green);
+            let held = claim(&mut session, next);
             let epoch = epoch + 1;
             assert_eq!(held, Outcome::Held { epoch, count });
         }

@@ -13,8 +13,9 @@ use signal_hook::{
 use tokio::sync::oneshot;
 
 use crate::{
-    app::{STOP_TIMEOUT, Service},
+    app::Service,
     hub::{CutOff, Drain},
+    public::STOP_TIMEOUT,
     records::Outcome,
 };
 
@@ -27,7 +28,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// For the sockets that had to be cut off to go.
 const CUT_OFF_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// For the servers to stop. They look once a second whether everybody has gone.
+/// For the servers to stop; and meanwhile for the keeper to store or spill what is left.
 const SERVERS_TIMEOUT: Duration = Duration::from_millis(2500);
 
 const _: () = assert!(
@@ -71,20 +72,21 @@ pub fn signal() -> std::io::Result<oneshot::Receiver<&'static str>> {
 }
 
 /// Sends everybody away, then stops the servers. Takes less than [`SHUTDOWN_MAX`].
-pub async fn drain(service: &Service, signal: &'static str) -> Report {
+pub async fn drain(service: Service, signal: &'static str) -> Report {
     let began = Instant::now();
-    let admission = &service.site.admission;
-    let telemetry = &service.site.telemetry;
+    let site = service.site.clone();
+    let (admission, telemetry) = (&site.admission, &site.telemetry);
     admission.close();
     let connections = admission.open();
     telemetry.drain_began(signal, connections);
 
-    service.site.hub.do_send(Drain);
+    site.desk.keeper.hurry();
+    site.desk.hub.do_send(Drain);
     let mut cut_off = 0;
     if timeout(DRAIN_TIMEOUT, admission.emptied()).await.is_err() {
         cut_off = admission.open();
         telemetry.drain_overdue(cut_off);
-        service.site.hub.do_send(CutOff);
+        site.desk.hub.do_send(CutOff);
         let _ = timeout(CUT_OFF_TIMEOUT, admission.emptied()).await;
     }
     let _ = timeout(SERVERS_TIMEOUT, service.stop()).await;
@@ -99,7 +101,7 @@ pub async fn drain(service: &Service, signal: &'static str) -> Report {
         connections,
         cut_off,
     };
-    if let Err(error) = service.site.records.close(report.outcome, report.duration) {
+    if let Err(error) = site.records.close(report.outcome, report.duration) {
         telemetry.records_unwritable(&error);
     }
     report

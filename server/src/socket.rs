@@ -3,6 +3,7 @@
 
 use std::{
     rc::Rc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -44,13 +45,28 @@ pub trait Conversation: Unpin + 'static {
     /// The goodbye that ends the connection.
     fn message(&mut self, message: Data, now: Instant) -> Result<Option<Data>, Goodbye>;
 
-    /// The last text before any Close.
-    fn farewell(&mut self) -> Option<ByteString> {
-        None
+    /// Whether no message is taken for now: too many are without an answer. It will be told that
+    /// they are stored.
+    fn is_full(&self) -> bool {
+        false
     }
+
+    /// The store has counted as far as this; `say` sends a text.
+    fn stored(&mut self, _count: u64, _say: &mut dyn FnMut(ByteString)) {}
+
+    /// Time to save, changed or not.
+    fn save(&mut self) {}
 
     /// Nothing more will be handed over. Called exactly once, before the farewell if there is one.
     fn ended(&mut self, ending: Ending);
+
+    /// Ready when what has been done is safe: the farewell promises it. Does not take long.
+    fn poll_safe(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    /// The last texts before any Close; `say` sends one.
+    fn farewell(&mut self, _say: &mut dyn FnMut(ByteString)) {}
 }
 
 /// Durations and sizes that hold for every socket.
@@ -79,6 +95,7 @@ pub fn converse<C: Conversation>(
         id,
         hurry: None,
         assembly: None,
+        last_words: None,
         ended: false,
     };
     let connection = Connection::start(socket, wire.clone(), rest);
@@ -105,6 +122,8 @@ pub struct Socket<C: Conversation> {
     pub(crate) hurry: Option<Hurry>,
     /// A fragmented message in progress.
     assembly: Option<Box<Assembly>>,
+    /// The Close that is due once the farewell can be said.
+    last_words: Option<Box<Option<CloseReason>>>,
     ended: bool,
 }
 
@@ -135,24 +154,38 @@ impl<C: Conversation> Socket<C> {
         }
     }
 
-    /// The last words, a Close, and the end of the actor; the connection sees them out.
-    fn close(
-        &mut self,
-        ending: Ending,
-        reason: Option<CloseReason>,
-        ctx: &mut SocketContext<Self>,
-    ) {
+    /// The last words and a Close are due; no frame is handed over any more.
+    fn close(&mut self, ending: Ending, reason: Option<CloseReason>) {
         self.settle(ending);
-        if let Some(text) = self.conversation.farewell() {
-            ctx.send(Message::Text(text));
-        }
-        ctx.send(Message::Close(reason));
-        ctx.stop();
+        self.last_words = Some(Box::new(reason));
     }
 
-    pub(crate) fn say_goodbye(&mut self, goodbye: Goodbye, ctx: &mut SocketContext<Self>) {
+    pub(crate) fn say_goodbye(&mut self, goodbye: Goodbye) {
         let reason = Some(goodbye.close_reason());
-        self.close(Ending::ServerClosed(goodbye), reason, ctx);
+        self.close(Ending::ServerClosed(goodbye), reason);
+    }
+
+    /// Whether the end has begun.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.last_words.is_some()
+    }
+
+    /// Whether frames are handed over.
+    pub(crate) fn takes_frames(&self) -> bool {
+        !self.is_closing() && !self.conversation.is_full()
+    }
+
+    /// Says the last words once they are true, and ends the actor; the connection sees them out.
+    pub(crate) fn poll_last_words(&mut self, ctx: &mut SocketContext<Self>, cx: &mut Context<'_>) {
+        if self.is_closing()
+            && self.conversation.poll_safe(cx).is_ready()
+            && let Some(reason) = self.last_words.take()
+        {
+            self.conversation
+                .farewell(&mut |text| ctx.send(Message::Text(text)));
+            ctx.send(Message::Close(*reason));
+            ctx.stop();
+        }
     }
 
     /// One frame, which was read at that time.
@@ -161,7 +194,7 @@ impl<C: Conversation> Socket<C> {
         match frame {
             Frame::Text(bytes) => match ByteString::try_from(bytes) {
                 Ok(text) => self.deliver(Data::Text(text), now, ctx),
-                Err(_) => self.say_goodbye(Goodbye::InvalidText, ctx),
+                Err(_) => self.say_goodbye(Goodbye::InvalidText),
             },
             Frame::Binary(bytes) => self.deliver(Data::Binary(bytes), now, ctx),
             Frame::Continuation(item) => self.fragment(item, now, ctx),
@@ -169,7 +202,7 @@ impl<C: Conversation> Socket<C> {
             Frame::Pong(_) => {}
             Frame::Close(reason) => {
                 let code = reason.as_ref().map(|reason| reason.code.into());
-                self.close(Ending::ClientClosed(code), reason, ctx);
+                self.close(Ending::ClientClosed(code), reason);
             }
         }
     }
@@ -179,7 +212,7 @@ impl<C: Conversation> Socket<C> {
             Ok(Some(Data::Text(text))) => ctx.send(Message::Text(text)),
             Ok(Some(Data::Binary(bytes))) => ctx.send(Message::Binary(bytes)),
             Ok(None) => {}
-            Err(goodbye) => self.say_goodbye(goodbye, ctx),
+            Err(goodbye) => self.say_goodbye(goodbye),
         }
     }
 
@@ -196,7 +229,7 @@ impl<C: Conversation> Socket<C> {
             None => self.assembly.take().expect("a message in progress"),
         };
         if let Err(goodbye) = assembly.push(&bytes, last) {
-            self.say_goodbye(goodbye, ctx);
+            self.say_goodbye(goodbye);
         } else if last {
             self.deliver(assembly.finish(), now, ctx);
         } else {
@@ -208,9 +241,13 @@ impl<C: Conversation> Socket<C> {
 impl<C: Conversation> Handler<Command> for Socket<C> {
     type Result = ();
 
-    fn handle(&mut self, command: Command, _ctx: &mut Self::Context) {
+    fn handle(&mut self, command: Command, ctx: &mut Self::Context) {
         self.wire.heard();
         match (command, self.hurry) {
+            (Command::Save, _) => self.conversation.save(),
+            (Command::Stored(count), _) => self
+                .conversation
+                .stored(count, &mut |text| ctx.send(Message::Text(text))),
             (Command::Dismiss(goodbye), None | Some(Hurry::Overdue)) => {
                 self.hurry = Some(Hurry::LastCall(goodbye));
             }

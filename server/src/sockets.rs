@@ -32,6 +32,10 @@ pub enum Command {
     Flush,
     /// The peer seems to be silent: drop it, unless there is a word of it to read.
     CheckSilence,
+    /// Have the count saved, changed or not.
+    Save,
+    /// The store has this count.
+    Stored(u64),
     /// Handle what has arrived, then say goodbye.
     Dismiss(Goodbye),
 }
@@ -160,9 +164,25 @@ impl Sockets {
         })
     }
 
+    /// Has a chunk of the sockets behind `after` saved; returns the last one served.
+    pub fn save_some(&self, after: ConnectionId, chunk: usize) -> Option<ConnectionId> {
+        self.sweep(after, chunk, |entry| {
+            self.tell(entry, Command::Save);
+        })
+    }
+
     pub fn dismiss(&self, connection: ConnectionId, goodbye: Goodbye) {
+        self.tell_one(connection, Command::Dismiss(goodbye));
+    }
+
+    /// The store has this count of the connection's session.
+    pub fn stored(&self, connection: ConnectionId, count: u64) {
+        self.tell_one(connection, Command::Stored(count));
+    }
+
+    fn tell_one(&self, connection: ConnectionId, command: Command) {
         if let Some(entry) = self.entries.borrow().get(&connection) {
-            self.tell(entry, Command::Dismiss(goodbye));
+            self.tell(entry, command);
         }
     }
 

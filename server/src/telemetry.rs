@@ -16,6 +16,7 @@ use crate::{
     hub::Resumed,
     metrics::Metrics,
     sockets::ConnectionId,
+    store::{StoreError, Tidied},
     wire::Ending,
 };
 
@@ -210,28 +211,85 @@ impl Telemetry {
             Resumed::Yes(_) => "resumed",
             Resumed::Unknown => "unknown",
             Resumed::Busy => "busy",
+            Resumed::Unavailable => "unavailable",
         };
         self.metrics.resumes.with_label_values(&[outcome]).inc();
     }
 
-    pub fn sessions_parked(&self, parked: usize) {
-        self.metrics.sessions_parked.set(parked as i64);
+    /// A batch was stored.
+    pub fn sessions_saved(&self, sessions: usize, took: Duration) {
+        self.metrics.store_saves.inc_by(sessions as u64);
+        self.metrics.store_batch_seconds.observe(took.as_secs_f64());
     }
 
-    pub fn sessions_forgotten(&self, expired: usize, evicted: usize, parked: usize) {
-        self.sessions_parked(parked);
-        for (reason, forgotten) in [("expired", expired), ("evicted", evicted)] {
-            self.metrics
-                .sessions_forgotten
-                .with_label_values(&[reason])
-                .inc_by(forgotten as u64);
+    /// A late word about a session that has gone on elsewhere was refused.
+    pub fn save_fenced(&self) {
+        self.metrics.store_fenced.inc();
+    }
+
+    pub fn store_unsaved(&self, sessions: usize) {
+        self.metrics.store_pending.set(sessions as i64);
+    }
+
+    pub fn store_tidied(&self, tidied: &Tidied) {
+        if let Some(parked) = tidied.parked {
+            self.metrics.sessions_parked.set(parked as i64);
         }
-        if evicted > 0 {
+        let forgotten = [("expired", tidied.expired), ("evicted", tidied.evicted)];
+        for (reason, sessions) in forgotten {
+            let counter = &self.metrics.sessions_forgotten;
+            counter.with_label_values(&[reason]).inc_by(sessions);
+        }
+        if tidied.evicted > 0 {
             self.sampled(|| {
                 warn!(self.log, "sessions evicted: more are parked than may be";
-                    "event" => "sessions_evicted", "evicted" => evicted);
+                    "event" => "sessions_evicted", "evicted" => tidied.evicted);
             });
         }
+    }
+
+    pub fn store_down(&self, error: &StoreError) {
+        self.metrics.store_up.set(0);
+        self.metrics.errors.with_label_values(&["store"]).inc();
+        error!(self.log, "the session store is down: {error}"; "event" => "store_down");
+    }
+
+    pub fn store_up(&self, after: Duration) {
+        self.metrics.store_up.set(1);
+        info!(self.log, "the session store is up again"; "event" => "store_up",
+            "duration_ms" => after.as_millis() as u64);
+    }
+
+    pub fn store_wiped(&self) {
+        warn!(self.log, "the session store has forgotten everything; saving what is open";
+            "event" => "store_wiped");
+    }
+
+    pub fn sessions_found_spilled(&self, sessions: usize) {
+        if sessions > 0 {
+            info!(self.log, "found sessions that an earlier process could not store";
+                "event" => "sessions_found_spilled", "sessions" => sessions);
+        }
+    }
+
+    pub fn sessions_spilled(&self, sessions: usize) {
+        warn!(self.log, "sessions left in the state directory for the next process";
+            "event" => "sessions_spilled", "sessions" => sessions);
+    }
+
+    pub fn spill_failed(&self, sessions: usize, error: &std::io::Error) {
+        error!(self.log, "sessions can neither be stored nor left for the next process: {error}";
+            "event" => "spill_failed", "sessions" => sessions);
+    }
+
+    /// More have gone while the store was down than may be kept for it.
+    pub fn session_given_up(&self) {
+        let forgotten = &self.metrics.sessions_forgotten;
+        forgotten.with_label_values(&["evicted"]).inc();
+        self.sampled(|| {
+            error!(self.log, "session given up: the store is down for too long";
+                "event" => "session_given_up");
+        });
     }
 
     pub fn heartbeat_began(&self, lag: Duration) {
@@ -256,6 +314,15 @@ impl Telemetry {
         self.sampled(|| {
             warn!(self.log, "socket cut off: its mailbox is full";
                 "event" => "socket_unresponsive");
+        });
+    }
+
+    /// Mostly because the process may open no more files.
+    pub fn accept_failed(&self, error: &std::io::Error) {
+        self.metrics.errors.with_label_values(&["accept"]).inc();
+        self.sampled(|| {
+            error!(self.log, "a connection cannot be accepted: {error}";
+                "event" => "accept_failed");
         });
     }
 

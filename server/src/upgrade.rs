@@ -5,7 +5,7 @@ use std::{
     io,
     rc::Rc,
     sync::atomic::{AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix::Actor;
@@ -18,52 +18,76 @@ use uuid::Uuid;
 
 use crate::{
     admission::Place,
-    chat::{Chat, Opened},
+    changes::Changes,
+    chat::{Chat, House, Opened},
+    checkpoint::{Checkpoint, checkpoint},
     handshake::{self, REQUEST_ID, Refusal},
-    holders::Holder,
     http::Site,
-    hub::{Enlist, Lease, Resume, Resumed, TAKEOVER_TIMEOUT},
+    hub::{Enlist, Resume, Resumed, TAKEOVER_TIMEOUT},
+    lease::{Holder, Lease},
     minting::Mint,
     roster::Roster,
     socket::{SocketSettings, converse},
     sockets::Sockets,
+    store::ROUND_TRIP_MAX,
     telemetry::RequestId,
 };
 
 /// Connections of the process, over all workers.
 static NEXT_CONNECTION: AtomicU64 = AtomicU64::new(1);
 
+/// What every worker is told.
+#[derive(Clone, Copy)]
+pub struct WorkerSettings {
+    pub sockets: SocketSettings,
+    pub message_rate: Option<u32>,
+    /// `None`: nobody else would see what is stored.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// A resume waits this long at most: for the store, for a takeover, and for the store again. The Hub
+/// and the keeper keep these limits themselves; the half second is for one that has stopped.
+const RESUME_TIMEOUT: Duration = TAKEOVER_TIMEOUT
+    .saturating_add(ROUND_TRIP_MAX)
+    .saturating_add(ROUND_TRIP_MAX)
+    .saturating_add(Duration::from_millis(500));
+
 /// What the handshakes of one worker need.
 pub struct Worker {
-    number: usize,
+    number: u32,
     sockets: Rc<Sockets>,
     mint: Mint,
     site: Site,
-    colour: Rc<str>,
-    message_rate: Option<u32>,
+    house: Rc<House>,
 }
 
 impl Worker {
-    /// Starts this thread's roster and enlists it with the Hub.
-    pub fn start(
-        number: usize,
-        site: Site,
-        message_rate: Option<u32>,
-        settings: SocketSettings,
-    ) -> Rc<Self> {
-        let sockets = Sockets::new(settings, site.telemetry.clone());
-        let roster = Roster::new(sockets.clone()).start();
-        site.hub.do_send(Enlist {
+    /// Starts this thread's roster and its checkpoints.
+    pub fn start(number: u32, site: Site, settings: WorkerSettings) -> Rc<Self> {
+        let telemetry = site.telemetry.clone();
+        let sockets = Sockets::new(settings.sockets, telemetry.clone());
+        site.desk.hub.do_send(Enlist {
             worker: number,
-            roster,
+            roster: Roster::new(sockets.clone()).start(),
         });
+        let changes = settings.checkpoint.map(|every| {
+            let changes = Rc::new(Changes::new(every == Checkpoint::Message));
+            let keeper = site.desk.keeper.clone();
+            actix_rt::spawn(checkpoint(every, changes.clone(), keeper, sockets.clone()));
+            changes
+        });
+        let house = House {
+            message_rate: settings.message_rate,
+            colour: site.colour.to_str().unwrap_or_default().into(),
+            changes,
+            telemetry,
+        };
         Rc::new(Self {
             number,
             sockets,
-            mint: Mint::new(site.hub.clone()),
-            colour: site.colour.to_str().unwrap_or_default().into(),
+            mint: Mint::new(site.desk.clone()),
             site,
-            message_rate,
+            house: Rc::new(house),
         })
     }
 
@@ -77,8 +101,7 @@ impl Worker {
         let (stream, rest) = take_apart(framed);
         if let Some(opened) = self.open(request, &stream).await {
             let connection = opened.lease.connection();
-            let telemetry = self.site.telemetry.clone();
-            let chat = Chat::open(opened, self.message_rate, &self.colour, telemetry);
+            let chat = Chat::open(opened, &self.house);
             converse(stream, &rest, chat, connection, &self.sockets);
         }
         Ok(())
@@ -97,7 +120,7 @@ impl Worker {
                     agreed.resumed,
                     agreed.lease.count,
                     &request_id,
-                    &self.colour,
+                    &self.house.colour,
                 );
                 let opened = Opened {
                     lease: agreed.lease,
@@ -111,7 +134,7 @@ impl Worker {
             }
             Err(refusal) => {
                 self.site.telemetry.handshake_refused(&request_id, &refusal);
-                let answer = refusal.response(request.method(), &request_id, &self.colour);
+                let answer = refusal.response(request.method(), &request_id, &self.house.colour);
                 (answer, None)
             }
         };
@@ -161,11 +184,11 @@ impl Worker {
             answer,
         };
         self.site
+            .desk
             .hub
             .try_send(resume)
             .map_err(|_| self.overloaded())?;
-        // The Hub keeps this limit itself; half as much again is for a Hub that has stopped.
-        let resumed = timeout(TAKEOVER_TIMEOUT.mul_f32(1.5), answered)
+        let resumed = timeout(RESUME_TIMEOUT, answered)
             .await
             .ok()
             .and_then(Result::ok)
@@ -175,6 +198,7 @@ impl Worker {
             Resumed::Yes(lease) => Ok(Some(lease)),
             Resumed::Unknown => Ok(None),
             Resumed::Busy => Err(Refusal::SessionBusy),
+            Resumed::Unavailable => Err(Refusal::StoreDown),
         }
     }
 

@@ -186,10 +186,49 @@ fn a_server_that_comes_back_gets_a_fresh_session() {
     let _server = Server::start_on(&address);
     browser.wait_for_text("origin", "fresh");
     browser.wait(OPEN);
-    let told = browser.text("detail");
-    assert!(told.ends_with("a fresh session."), "{told}");
-    assert_eq!(browser.text("count"), "0");
     assert_ne!(stored_session(&browser), session);
+    // What the page still keeps is told to the fresh session.
+    browser.wait_for_text("count", "2");
+    let told = browser.text("events");
+    assert!(told.contains("a fresh session."), "{told}");
+    assert!(
+        told.contains("Sent again what was not counted: 2."),
+        "{told}"
+    );
+}
+
+#[test]
+fn what_is_said_on_the_way_back_waits_and_is_counted_once() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let server = Server::start();
+    let cable = Cable::to(server.address).expect("a cable");
+    browser.open(&format!("http://{}/", cable.address));
+    browser.wait(OPEN);
+    count_to(&browser, 2);
+    for count in [4, 6] {
+        // The page hears of the cut after both: one message goes into the cut cable, or both wait.
+        cable.cut();
+        browser.click("send");
+        browser.click("send");
+        browser.wait_for_text("count", &count.to_string());
+    }
+    assert_eq!(browser.text("origin"), "resumed");
+}
+
+#[test]
+fn a_page_that_is_loaded_again_goes_on_from_the_servers_count() {
+    let Some((browser, server)) = visit() else {
+        return;
+    };
+    count_to(&browser, 3);
+    browser.open(&server.page());
+    browser.wait(OPEN);
+    browser.click("send");
+    browser.wait_for_text("count", "4");
+    browser.click("toggle");
+    browser.wait_for_text("detail", "Closed. 4 in total.");
 }
 
 #[test]

@@ -67,6 +67,7 @@ impl Clone {
             "traefik/dynamic/services.yml",
             "deploy/compose/edge.yml",
             "deploy/compose/colour.yml",
+            "deploy/compose/store.yml",
         ] {
             let copy = root.path().join(file);
             fs::create_dir_all(copy.parent().unwrap()).unwrap();
@@ -329,7 +330,7 @@ impl Drop for Clone {
             for colour in ["blue", "green"] {
                 let _ = docker(&["rmi", &format!("{name}/{colour}:deployed")]);
             }
-            for volume in ["state", "otelcol"] {
+            for volume in ["state", "store", "otelcol"] {
                 let _ = docker(&["volume", "rm", &format!("{name}-{volume}")]);
             }
         }

@@ -7,4 +7,7 @@ mod door;
 mod drills;
 mod engine;
 mod pebble;
+#[path = "../../../server/tests/common/redis.rs"]
+mod redis;
+mod sessions;
 mod verbs;

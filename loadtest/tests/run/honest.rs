@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::{
     server::Server,
-    tool::{load, run},
+    tool::{Outcome, load, run},
 };
 
 const BEATS: (&str, &str) = ("TALLY_HEARTBEAT", "500ms");
@@ -79,6 +79,79 @@ fn who_is_sent_away_comes_back_with_the_session() {
     let report = load(server.public, &options).passed();
     assert_eq!(report["drain"]["resumed"], 100, "{}", report["drain"]);
     assert_eq!(report["drain"]["gap"]["count"], 100);
+}
+
+#[test]
+fn who_is_sent_away_again_and_again_loses_nothing() {
+    let server = Server::start(&[]);
+    let drain = format!("http://{}/drain", server.operator);
+    let round = format!("curl -sSX POST {drain}?rate=400; sleep 0.4; curl -sSX DELETE {drain}");
+    let script = script(&format!("for round in 1 2 3; do {round}; sleep 0.5; done"));
+    let options = format!(
+        "-n 100 --rate 1000 --duration 1s --mode drain --reconnect --end-command {} \
+         --assert lost<=0 --assert duplicated<=0 --assert resumed>=100%",
+        script.display()
+    );
+    let report = load(server.public, &options).passed();
+    let gone = report["drain"]["gone"].as_u64().unwrap();
+    assert!(gone >= 250, "{}", report["drain"]);
+    assert_eq!(report["drain"]["gap"]["count"], gone);
+}
+
+/// Kills the server in the middle of the talk, starts it again at the same place, and tells what
+/// became of the sockets.
+fn after_a_kill(settings: &[(&str, &str)], options: &str) -> Outcome {
+    let mut server = Server::start(settings);
+    let (public, operator, pid) = (server.public, server.operator, server.pid());
+    let settings: Vec<(String, String)> = settings
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let again = std::thread::spawn(move || {
+        server.ended();
+        let settings: Vec<(&str, &str)> = settings
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        Server::start_at(public, operator, &settings)
+    });
+    let ready = format!("until curl -sf http://{operator}/readyz; do sleep 0.05; done");
+    let script = script(&format!("kill -s KILL {pid}; {ready}"));
+    let options = format!(
+        "{options} --mode drain --reconnect --end-command {}",
+        script.display()
+    );
+    let outcome = load(public, &options);
+    drop(again.join().unwrap());
+    outcome
+}
+
+#[test]
+fn a_kill_costs_nothing_that_was_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("sqlite:{}/sessions.db", folder.path().display());
+    let settings = [
+        ("TALLY_SESSION_STORE", store.as_str()),
+        ("TALLY_CHECKPOINT", "500ms"),
+    ];
+    let options = "-n 100 --rate 2000 --duration 3s --checkpoint 500ms --assert lost<=0 \
+                   --assert duplicated<=0 --assert resumed>=100%";
+    let report = after_a_kill(&settings, options).passed();
+    let drain = &report["drain"];
+    assert_eq!(drain["cut_off"], 100);
+    assert!(drain["taken_back"].as_u64().unwrap() > 0, "{drain}");
+    assert!(drain["resent"].as_u64().unwrap() > 0, "{drain}");
+}
+
+#[test]
+fn sessions_that_end_with_their_process_are_begun_anew_and_what_is_missing_is_told() {
+    // All of it is still kept.
+    let report = after_a_kill(&[], "-n 20 --rate 200 --duration 1s --checkpoint 10s").passed();
+    assert_eq!(report["drain"]["fresh"], 20, "{}", report["drain"]);
+    // Most of it was forgotten.
+    let outcome = after_a_kill(&[], "-n 20 --rate 200 --duration 4s --checkpoint 500ms");
+    assert_eq!(outcome.faults(), ["message_lost"]);
+    assert!(outcome.report["drain"]["lost"].as_u64().unwrap() > 100);
 }
 
 /// A command in one word.

@@ -19,9 +19,15 @@ pub struct Server {
 
 impl Server {
     pub fn start(settings: &[(&str, &str)]) -> Self {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_at(anywhere, anywhere, settings)
+    }
+
+    /// In the place of one that has ended.
+    pub fn start_at(public: SocketAddr, operator: SocketAddr, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(built())
-            .env("TALLY_LISTEN", "127.0.0.1:0")
-            .env("TALLY_OPERATOR_LISTEN", "127.0.0.1:0")
+            .env("TALLY_LISTEN", public.to_string())
+            .env("TALLY_OPERATOR_LISTEN", operator.to_string())
             .env("TALLY_WORKERS", "1")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
@@ -48,6 +54,17 @@ impl Server {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// No goodbye.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until it has ended, whoever ends it.
+    pub fn ended(&mut self) {
+        self.child.wait().unwrap();
     }
 }
 

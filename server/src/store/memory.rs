@@ -10,7 +10,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{Op, Store, StoreError, StoreSettings, Tidied};
-use crate::session::{self, Epoch, Outcome, Owner, Session};
+use crate::session::{self, Epoch, Outcome, Session};
 
 #[derive(Default)]
 struct Kept {
@@ -115,13 +115,10 @@ impl Memory {
 
     /// Another owner's handle to the same sessions.
     #[must_use]
-    pub fn shared_with(&self, owner: Owner) -> Self {
+    pub fn shared_with(&self, settings: StoreSettings) -> Self {
         Self {
             shelf: self.shelf.clone(),
-            settings: StoreSettings {
-                owner,
-                ..self.settings.clone()
-            },
+            settings,
         }
     }
 

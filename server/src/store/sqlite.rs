@@ -57,7 +57,7 @@ const WAL_BYTES_TRUNCATE: u64 = 128 << 20;
 
 /// The usual checkpoint: in one statement, because there are thousands of them in each batch.
 const SAVE_OPEN: &str = "update session set count = max(count, ?3), expires = ?4
-    where id = ?1 and epoch = ?2 and holder is not null and format / 100 = 1 and expires > ?5";
+    where id = ?1 and epoch = ?2 and holder = ?6 and format / 100 = 1 and expires > ?5";
 
 const READ: &str = "select format, expires, epoch, count, holder, awaited_epoch, awaited_from
     from session where id = ?1";
@@ -273,11 +273,12 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Whether it was the usual word: about an open session, from its present epoch.
+    /// Whether it was the usual word: about an open session, from its present holder.
     fn save_open(&mut self, save: &Save) -> rusqlite::Result<bool> {
         let id = save.id.as_bytes();
         let count = to_sql(save.count);
-        let known = params![id, save.epoch, count, self.expires_ms, self.now_ms];
+        let owner = self.owner.as_str();
+        let known = params![id, save.epoch, count, self.expires_ms, self.now_ms, owner];
         Ok(self.save_open.execute(known)? == 1)
     }
 

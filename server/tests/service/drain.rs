@@ -11,7 +11,7 @@ use crate::{
 
 impl Tally {
     /// What `/drain` answers to this method.
-    fn drain(&self, method: &str, query: &str) -> (u16, Value) {
+    pub fn drain(&self, method: &str, query: &str) -> (u16, Value) {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(PATIENCE))
@@ -61,7 +61,7 @@ fn sockets_go_at_the_rate() {
         let took = expect_goodbyes(&mut clients);
         assert!(took > Duration::from_millis(1800), "{took:?}");
         assert!(took < Duration::from_secs(6), "{took:?}");
-        let done = json!({"draining": true, "connections": 0});
+        let done = json!({"draining": true, "connections": 0, "store": "up"});
         assert_eq!(tally.drain("GET", ""), (200, done));
         assert_eq!(tally.get(tally.public, "/readyz").0, 503);
         assert_eq!(tally.refused(Request::new()).status, 503);
@@ -168,7 +168,7 @@ fn a_drain_without_sense_is_refused_and_changes_nothing() {
         assert_eq!(status, 400, "{query}");
         assert!(problem["detail"].as_str().unwrap().contains("`rate`"));
     }
-    let idle = json!({"draining": false, "connections": 0});
+    let idle = json!({"draining": false, "connections": 0, "store": "up"});
     assert_eq!(tally.drain("GET", ""), (200, idle));
     assert_eq!(
         tally.get(tally.public, "/drain").0,

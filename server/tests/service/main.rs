@@ -13,8 +13,11 @@ mod limits;
 mod peers;
 mod races;
 mod readers;
+#[path = "../common/redis.rs"]
+mod redis;
 mod sessions;
 mod settings;
+mod stores;
 mod stubborn;
 mod tally;
 mod telemetry;

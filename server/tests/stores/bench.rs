@@ -88,7 +88,7 @@ impl Bench {
         match &self.kind {
             Kind::Memory(memory) => {
                 let memory = memory.get_or_init(|| Memory::new(self.settings(owner)));
-                Box::new(memory.shared_with(Owner::named(owner)))
+                Box::new(memory.shared_with(self.settings(owner)))
             }
             _ => store::open(&self.place(), self.settings(owner)).unwrap(),
         }

@@ -18,6 +18,7 @@ crate::on_every_store!(
     a_session_goes_round_three_owners,
     a_session_is_claimed_from_oneself,
     a_higher_epoch_is_believed,
+    of_two_with_the_same_epoch_the_holder_is_believed,
     the_old_holder_hears_what_is_wanted_of_it,
     a_batch_of_thousands_is_one_round_trip,
     a_batch_is_done_in_its_order,
@@ -136,6 +137,19 @@ fn a_higher_epoch_is_believed(bench: &mut Bench) {
     assert_eq!(green.collect(id, 12), awaiting(12, 8, "blue"));
     assert_eq!(blue.park(id, 8, 45), Saved);
     assert_eq!(green.collect(id, 12), held(12, 45));
+}
+
+/// After a wipe, two may have been given the same epoch.
+fn of_two_with_the_same_epoch_the_holder_is_believed(bench: &mut Bench) {
+    let (mut blue, mut green) = (bench.open("blue"), bench.open("green"));
+    let id = Uuid::new_v4();
+    blue.save(id, 2, 5);
+    assert_eq!(green.save(id, 2, 9), Fenced);
+    assert_eq!(green.park(id, 2, 9), Fenced);
+    assert_eq!(green.collect(id, 2), Lost);
+    assert_eq!(blue.park(id, 2, 6), Saved);
+    assert_eq!(green.collect(id, 2), Lost);
+    assert_eq!(green.claim(id), held(3, 6));
 }
 
 fn the_old_holder_hears_what_is_wanted_of_it(bench: &mut Bench) {

@@ -9,7 +9,7 @@ if math.floor(tonumber(known[1]) / 100) ~= math.floor(tonumber(ARGV[1]) / 100) t
   return redis.error_reply('FORMAT ' .. known[1])
 end
 local epoch, awaited_epoch, awaited_from = tonumber(known[2]), known[5], known[6]
-if epoch > asked then
+if epoch > asked or (epoch == asked and known[4] ~= ARGV[3]) then
   return 0
 end
 local changed = false

@@ -1,7 +1,7 @@
 -- A holder's word: `save` of session.rs. Answers 1 for saved, 0 for fenced.
 -- KEYS: the session. ARGV: format, ttl in ms, owner, epoch, count, 1 if parked.
 local key, epoch, count, parked = KEYS[1], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
-local known = redis.call('HMGET', key, 'format', 'epoch', 'count', 'awaited_epoch')
+local known = redis.call('HMGET', key, 'format', 'epoch', 'count', 'awaited_epoch', 'holder')
 if not known[2] then
   redis.call('HSET', key, 'format', ARGV[1], 'epoch', ARGV[4], 'count', ARGV[5])
   if not parked then
@@ -16,6 +16,9 @@ end
 local held = tonumber(known[2])
 local late = epoch < held
 if late and tonumber(known[4] or '0') ~= epoch then
+  return 0
+end
+if epoch == held and known[5] and known[5] ~= ARGV[3] then
   return 0
 end
 if count > tonumber(known[3]) then

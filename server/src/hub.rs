@@ -169,6 +169,8 @@ struct Heir {
     since: Instant,
     /// Whether nobody knew the session when the store was first asked.
     unknown_once: bool,
+    /// What its claim was given, while the old count is awaited.
+    claimed: Option<Epoch>,
 }
 
 pub struct HubSettings {
@@ -415,6 +417,7 @@ impl Handler<Resume> for Hub {
             answer,
             since,
             unknown_once: false,
+            claimed: None,
         };
         if let Some(waiting) = self.heirs.get_mut(&session) {
             // All has been asked already. A client that has gone leaves its place to the next one.
@@ -460,6 +463,7 @@ impl Handler<Told> for Hub {
         match outcome {
             Some(Outcome::Held { epoch, count }) => self.hand_over(session, epoch, count),
             Some(Outcome::Awaiting { epoch, .. }) => {
+                heir.claimed = Some(epoch);
                 let last = heir.since.elapsed() >= TAKEOVER_TIMEOUT;
                 let collect = Op::Collect {
                     id: session,
@@ -476,7 +480,13 @@ impl Handler<Told> for Hub {
                 });
             }
             Some(Outcome::Unknown) => self.answer(session, Resumed::Unknown),
-            Some(Outcome::Lost) => self.answer(session, Resumed::Busy),
+            Some(Outcome::Lost) => {
+                // Whoever claimed it since may wait for a word of this claim.
+                if let Some(epoch) = heir.claimed {
+                    self.let_go(session, epoch);
+                }
+                self.answer(session, Resumed::Busy);
+            }
             None => self.answer(session, Resumed::Unavailable),
             Some(Outcome::Saved | Outcome::Fenced) => unreachable!("nothing was saved"),
         }

@@ -3,11 +3,11 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use ::redis::IntoConnectionInfo;
 use uuid::Uuid;
 
 use crate::session::{Epoch, Outcome, Owner, Save};
 
+pub mod format;
 mod memory;
 mod redis;
 mod sqlite;
@@ -85,7 +85,7 @@ pub enum Place {
     Memory,
     /// A file that the processes of one host share.
     Sqlite(PathBuf),
-    /// A Redis that all hosts share, as a URL.
+    /// A Redis that all hosts share, as a URL. It may hold a password, so it is not shown.
     Redis(String),
 }
 
@@ -107,13 +107,6 @@ impl Place {
     }
 }
 
-/// The name alone: a URL may hold a password.
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 impl FromStr for Place {
     type Err = ();
 
@@ -121,11 +114,26 @@ impl FromStr for Place {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            Some(("redis", _)) if text.into_connection_info().is_ok() => {
-                Ok(Self::Redis(text.to_owned()))
-            }
+            Some(("redis" | "rediss", _)) if redis::is_url(text) => Ok(Self::Redis(text.into())),
             _ => Err(()),
         }
+    }
+}
+
+/// As it is written in a setting, but for what only a Redis is to know.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Redis(url) => f.write_str(&redis::redacted(url)),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

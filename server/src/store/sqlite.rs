@@ -1,352 +1,364 @@
-//! A file that the processes of one host share. SQLite in WAL mode: readers and the one writer do
-//! not wait for each other, and what a killed process had committed is there.
+//! A SQLite file, which the processes of one host share.
 //!
-//! # Formats
-//!
-//! The next release reads what this one writes, and this one what the next one writes, for a flip
-//! can be taken back. So a release may add columns with a default; it says so nowhere, and the one
-//! before leaves them alone. `format` is raised only where a row means something else, one release
-//! after the first that reads the new meaning. Whoever meets a higher one than it knows keeps its
-//! hands off: the session is refused for now, and the row stays as it is.
+//! One writer at a time, which waits for the other for [`BUSY_MAX`]: a batch is one transaction and
+//! takes milliseconds. What a checkpoint does thousands of times, a holder's word about an open
+//! session, is one statement; everything else reads the row, applies `session.rs`, and writes the
+//! row.
 
 use std::{
-    fs::{self, OpenOptions},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rusqlite::{
-    Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+    CachedStatement, OptionalExtension, Row, Transaction, TransactionBehavior, params, types::Type,
 };
 use uuid::Uuid;
 
-use super::{Op, Store, StoreError, StoreSettings, Tidied};
+use self::file::StoreFile;
+use super::{
+    Op, Store, StoreError, StoreSettings, Tidied,
+    format::{self, FORMAT},
+};
 use crate::session::{self, Awaited, Epoch, Outcome, Owner, Save, Session};
 
-/// What a row of this release means.
-const FORMAT: u32 = 1;
+mod file;
 
-/// The tables; a file with a higher number belongs to a release that knows better.
-const SCHEMA: u32 = 1;
+/// How long to wait for the other process's transaction. Two such waits fit into a round trip.
+const BUSY_MAX: Duration = Duration::from_millis(450);
 
-/// How long a writer waits for another process's, below what a round trip may take.
-const BUSY_TIMEOUT: Duration = Duration::from_millis(800);
+/// How often to ask whether the other's transaction is over. SQLite by itself asks ever more seldom,
+/// and then misses the pauses of a drain.
+const BUSY_STEP: Duration = Duration::from_millis(1);
 
-/// What the log beside the file is cut back to.
-const WAL_BYTES_MAX: u32 = 16 << 20;
+/// Whoever has just had the file for this long lets the other in for as long: without that, a drain
+/// leaves a claim of the other colour outside until it gives up.
+const TURN_MAX: Duration = Duration::from_millis(3);
 
-/// Rows that are forgotten in one go, so that nobody waits long.
-const FORGET_MAX: usize = 10_000;
+/// Sessions that others want, told at once; the rest is told the next time.
+const WANTED_MAX: i64 = 1000;
 
-/// Open sessions that nobody saves any more are looked for once in so many times.
-const ABANDONED_EVERY: u32 = 60;
+/// Rows forgotten by one call of `tidy`, so that a claim does not wait long behind it.
+const FORGOTTEN_MAX: i64 = 5000;
 
-const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS sessions (
-        id BLOB PRIMARY KEY NOT NULL,
-        format INTEGER NOT NULL,
-        epoch INTEGER NOT NULL,
-        count INTEGER NOT NULL,
-        holder TEXT,
-        awaited_epoch INTEGER,
-        awaited_from TEXT,
-        expires INTEGER NOT NULL
-    ) WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS parked ON sessions (expires) WHERE holder IS NULL;
-    CREATE INDEX IF NOT EXISTS wanted ON sessions (awaited_from) WHERE awaited_from IS NOT NULL;
-    CREATE TABLE IF NOT EXISTS generation (id BLOB NOT NULL);
-";
+/// Rows looked at by one call of `tidy`, in search of open sessions whose holder died: they are in
+/// no index, because that would cost each checkpoint, and they may wait.
+const SWEPT_MAX: i64 = 2000;
 
-/// The one that nearly all saves come to: the holder has counted on.
-const SAVE: &str = "
-    UPDATE sessions SET
-        count = max(count, ?3),
-        holder = CASE WHEN ?4 THEN NULL ELSE holder END,
-        expires = ?6
-    WHERE id = ?1 AND epoch = ?2 AND format <= ?7 AND (holder IS NULL OR holder = ?5)";
+/// A commit goes on into a checkpoint from here on, should `tidy` not come round to it.
+const WAL_PAGES_MAX: u32 = 16_000;
 
-const LOAD: &str = "
-    SELECT format, epoch, count, holder, awaited_epoch, awaited_from, expires
-    FROM sessions WHERE id = ?1";
+/// `tidy` copies the log into the file from here on, after which it is written from its start.
+const WAL_BYTES_CHECKPOINT: u64 = 4 << 20;
 
-const KEEP: &str = "
-    INSERT INTO sessions (id, format, epoch, count, holder, awaited_epoch, awaited_from, expires)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-    ON CONFLICT (id) DO UPDATE SET
-        format = ?2, epoch = ?3, count = ?4, holder = ?5,
-        awaited_epoch = ?6, awaited_from = ?7, expires = ?8";
+/// `tidy` cuts a log of more than that down to nothing.
+const WAL_BYTES_TRUNCATE: u64 = 128 << 20;
 
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self(error.to_string())
-    }
-}
+/// The usual checkpoint: in one statement, because there are thousands of them in each batch.
+const SAVE_OPEN: &str = "update session set count = max(count, ?3), expires = ?4
+    where id = ?1 and epoch = ?2 and holder = ?6 and format / 100 = 1 and expires > ?5";
+
+const READ: &str = "select format, expires, epoch, count, holder, awaited_epoch, awaited_from
+    from session where id = ?1";
+
+/// Names its columns, so that those of the next release stay as they are.
+const WRITE: &str = "insert into session
+    (id, format, expires, epoch, count, holder, awaited_epoch, awaited_from)
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    on conflict (id) do update set format = max(format, excluded.format),
+    expires = excluded.expires, epoch = excluded.epoch, count = excluded.count,
+    holder = excluded.holder, awaited_epoch = excluded.awaited_epoch,
+    awaited_from = excluded.awaited_from";
+
+const FORGET: &str = "delete from session where id = ?1";
+
+const WANTED: &str = "select id, awaited_epoch from session
+    where awaited_from = ?1 and expires > ?2 limit ?3";
+
+const FORGET_EXPIRED_PARKED: &str = "delete from session where id in
+    (select id from session where holder is null and expires <= ?1 order by expires limit ?2)";
+
+const FORGET_OLDEST_PARKED: &str = "delete from session where id in
+    (select id from session where holder is null order by expires limit ?1)";
+
+/// The last id of the next stretch of rows.
+const STRETCH: &str = "select max(id) from
+    (select id from session where id > ?1 order by id limit ?2)";
+
+const FORGET_EXPIRED_IN: &str = "delete from session where id > ?1 and id <= ?2 and expires <= ?3";
+
+const COUNT_PARKED: &str = "select count(*) from session where holder is null";
+
+const GENERATION: &str = "select generation from store";
 
 pub struct Sqlite {
     path: PathBuf,
     settings: StoreSettings,
-    open: Option<File>,
-    tidied: u32,
-}
-
-/// The file as it was opened.
-struct File {
-    connection: Connection,
-    /// Another one at the same path is another store.
-    inode: u64,
-    generation: Uuid,
+    /// `None` after an error, and where the file has gone: opened by the next call.
+    file: Option<StoreFile>,
+    /// It is the other's turn until then.
+    rests_until: Option<Instant>,
+    /// How far the sweep for expired sessions has come.
+    swept: Vec<u8>,
 }
 
 impl Sqlite {
     /// # Errors
-    /// The file cannot be opened, or is not ours.
-    pub fn open(path: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
+    /// The file cannot be opened or made, or is no store of ours.
+    pub fn open(path: impl Into<PathBuf>, settings: StoreSettings) -> Result<Self, StoreError> {
         let mut store = Self {
-            path: path.to_owned(),
+            path: path.into(),
             settings,
-            open: None,
-            tidied: 0,
+            file: None,
+            rests_until: None,
+            swept: Vec::new(),
         };
-        store.file()?;
+        store.with_file(|_, _| Ok(()))?;
         Ok(store)
     }
 
-    fn file(&mut self) -> Result<&mut File, StoreError> {
-        match &mut self.open {
-            Some(file) => Ok(file),
-            none => {
-                let name = self.path.display();
-                let opened = File::open(&self.path, self.settings.durable)
-                    .map_err(|error| StoreError(format!("{name}: {error}")))?;
-                Ok(none.insert(opened))
-            }
-        }
-    }
-
-    fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
-        let connection = &mut self.file()?.connection;
-        Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
-    }
-}
-
-impl File {
-    fn open(path: &Path, durable: bool) -> Result<Self, StoreError> {
-        // A session's id is a credential; SQLite gives what lies beside the file the same mode.
-        let mut options = OpenOptions::new();
-        let file = options.create(true).append(true).mode(0o600).open(path);
-        let file = file.map_err(|error| StoreError(error.to_string()))?;
-        let inode = file.metadata().map_or(0, |file| file.ino());
-        drop(file);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
-        // Either outlives the process; FULL outlives the machine's sudden end, too.
-        let synchronous = if durable { "FULL" } else { "NORMAL" };
-        connection.pragma_update(None, "synchronous", synchronous)?;
-        let setup = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let schema: u32 = setup.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if schema > SCHEMA {
-            return Err(StoreError(format!(
-                "it was made by a newer release (schema {schema}, not {SCHEMA}); run that one, or \
-                 name another file"
-            )));
-        }
-        setup.execute_batch(TABLES)?;
-        setup.pragma_update(None, "user_version", SCHEMA)?;
-        let known = setup.query_row("SELECT id FROM generation", [], |row| row.get(0));
-        let generation = match known.optional()? {
-            Some(generation) => generation,
-            None => {
-                let generation = Uuid::new_v4();
-                setup.execute("INSERT INTO generation (id) VALUES (?1)", [generation])?;
-                generation
-            }
+    /// Does something with the file that is at the path by now. What failed is begun anew next time.
+    fn with_file<T>(
+        &mut self,
+        act: impl FnOnce(&mut StoreFile, &StoreSettings) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut file = match self.file.take() {
+            Some(file) if file.is_at(&self.path) => file,
+            _ => StoreFile::open(&self.path, self.settings.durable)?,
         };
-        setup.commit()?;
-        Ok(Self {
-            connection,
-            inode,
-            generation,
-        })
+        let done = act(&mut file, &self.settings);
+        let done = done.map_err(|error| file::explain(&self.path, &error))?;
+        self.file = Some(file);
+        Ok(done)
     }
-}
 
-/// Unix time, milliseconds.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
-}
-
-/// Where the rules are asked.
-struct Rows<'a> {
-    transaction: &'a Transaction<'a>,
-    owner: &'a Owner,
-    now: i64,
-    expires: i64,
-}
-
-/// A row that this release can read, or why it is none.
-enum Row {
-    Known(Option<Session>),
-    OfNewerRelease,
-}
-
-impl Rows<'_> {
-    fn apply(&self, op: &Op) -> rusqlite::Result<Outcome> {
-        match op {
-            Op::Save(save) if self.save(save)? => Ok(Outcome::Saved),
-            Op::Save(save) => self.change(save.id, Outcome::Fenced, |session| {
-                session::save(session, save, self.owner)
-            }),
-            Op::Claim(id) => self.change(*id, Outcome::Lost, |session| {
-                session::claim(session, self.owner)
-            }),
-            Op::Collect { id, epoch, last } => self.change(*id, Outcome::Lost, |session| {
-                session::collect(session, *epoch, *last, self.owner)
-            }),
+    /// Does something in one transaction, when it is this handle's turn.
+    fn in_transaction<T>(
+        &mut self,
+        act: impl FnOnce(&Transaction<'_>, &StoreSettings) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        if let Some(until) = self.rests_until.take() {
+            thread::sleep(until.saturating_duration_since(Instant::now()));
         }
-    }
-
-    /// False where the rules have to be asked.
-    fn save(&self, save: &Save) -> rusqlite::Result<bool> {
-        let mut statement = self.transaction.prepare_cached(SAVE)?;
-        let changed = statement.execute(params![
-            save.id,
-            save.epoch,
-            save.count as i64,
-            save.parked,
-            self.owner.as_str(),
-            self.expires,
-            FORMAT,
-        ])?;
-        Ok(changed == 1)
-    }
-
-    fn change(
-        &self,
-        id: Uuid,
-        unreadable: Outcome,
-        rule: impl FnOnce(&mut Option<Session>) -> Outcome,
-    ) -> rusqlite::Result<Outcome> {
-        let Row::Known(before) = self.load(id)? else {
-            return Ok(unreadable);
-        };
-        let mut session = before.clone();
-        let outcome = rule(&mut session);
-        if let Some(session) = session.filter(|session| before.as_ref() != Some(session)) {
-            self.keep(id, &session)?;
+        let (done, began) = self.with_file(|file, settings| {
+            let behavior = TransactionBehavior::Immediate;
+            let transaction = file.connection.transaction_with_behavior(behavior)?;
+            let began = Instant::now();
+            let done = act(&transaction, settings)?;
+            transaction.commit()?;
+            Ok((done, began))
+        })?;
+        if began.elapsed() >= TURN_MAX {
+            self.rests_until = Some(Instant::now() + TURN_MAX);
         }
-        Ok(outcome)
-    }
-
-    fn load(&self, id: Uuid) -> rusqlite::Result<Row> {
-        let mut statement = self.transaction.prepare_cached(LOAD)?;
-        let row = statement.query_row([id], |row| {
-            if row.get::<_, u32>(0)? > FORMAT {
-                return Ok(Row::OfNewerRelease);
-            }
-            let awaited = match (row.get(4)?, row.get::<_, Option<String>>(5)?) {
-                (Some(epoch), Some(from)) => Some(Awaited {
-                    epoch,
-                    from: Owner::named(from),
-                }),
-                _ => None,
-            };
-            let session = Session {
-                epoch: row.get(1)?,
-                count: row.get::<_, i64>(2)? as u64,
-                holder: row.get::<_, Option<String>>(3)?.map(Owner::named),
-                awaited,
-            };
-            let expired = row.get::<_, i64>(6)? <= self.now;
-            Ok(Row::Known(Some(session).filter(|_| !expired)))
-        });
-        Ok(row.optional()?.unwrap_or(Row::Known(None)))
-    }
-
-    fn keep(&self, id: Uuid, session: &Session) -> rusqlite::Result<()> {
-        let awaited = session.awaited.as_ref();
-        let mut statement = self.transaction.prepare_cached(KEEP)?;
-        statement.execute(params![
-            id,
-            FORMAT,
-            session.epoch,
-            session.count as i64,
-            session.holder.as_ref().map(Owner::as_str),
-            awaited.map(|awaited| awaited.epoch),
-            awaited.map(|awaited| awaited.from.as_str()),
-            self.expires,
-        ])?;
-        Ok(())
+        Ok(done)
     }
 }
 
 impl Store for Sqlite {
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<Outcome>, StoreError> {
-        let (owner, ttl) = (self.settings.owner.clone(), self.settings.ttl);
-        let transaction = self.transaction()?;
-        let now = now();
-        let rows = Rows {
-            transaction: &transaction,
-            owner: &owner,
-            now,
-            expires: now.saturating_add(ttl.as_millis() as i64),
-        };
-        let outcomes: rusqlite::Result<Vec<Outcome>> =
-            ops.iter().map(|op| rows.apply(op)).collect();
-        let outcomes = outcomes?;
-        transaction.commit()?;
-        Ok(outcomes)
+        self.in_transaction(|transaction, settings| Batch::new(transaction, settings)?.apply(ops))
     }
 
     fn wanted(&mut self) -> Result<Vec<(Uuid, Epoch)>, StoreError> {
-        let owner = self.settings.owner.clone();
-        let wanted = "SELECT id, awaited_epoch FROM sessions WHERE awaited_from = ?1";
-        let mut statement = self.file()?.connection.prepare_cached(wanted)?;
-        let rows = statement.query_map([owner.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        self.with_file(|file, settings| {
+            let mut wanted = file.connection.prepare_cached(WANTED)?;
+            let owner = settings.owner.as_str();
+            let rows = wanted.query_map(params![owner, now_ms(), WANTED_MAX], |row| {
+                Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?))
+            })?;
+            rows.collect()
+        })
     }
 
     fn tidy(&mut self) -> Result<Tidied, StoreError> {
-        let inode = fs::metadata(&self.path).map_or(0, |file| file.ino());
-        if self.file()?.inode != inode {
-            self.open = None;
-        }
-        let generation = self.file()?.generation;
-        let parked_max = self.settings.parked_max;
-        self.tidied = self.tidied.wrapping_add(1);
-        let look_for_abandoned = self.tidied.is_multiple_of(ABANDONED_EVERY);
-        let transaction = self.transaction()?;
-        let forget = |which: &str, limit: usize| {
-            let sql = format!(
-                "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE {which} LIMIT ?2)"
-            );
-            let mut statement = transaction.prepare_cached(&sql)?;
-            statement.execute(params![now(), limit as i64])
-        };
-        let mut expired = forget("holder IS NULL AND expires <= ?1", FORGET_MAX)?;
-        if look_for_abandoned {
-            expired += forget("holder IS NOT NULL AND expires <= ?1", FORGET_MAX)?;
-        }
-        let count = "SELECT count(*) FROM sessions WHERE holder IS NULL";
-        let mut count = transaction.prepare_cached(count)?;
-        let parked: i64 = count.query_row([], |row| row.get(0))?;
-        drop(count);
-        let surplus = (parked as usize).saturating_sub(parked_max).min(FORGET_MAX);
-        let evicted = match surplus {
-            0 => 0,
-            // The oldest go first.
-            surplus => forget("holder IS NULL AND ?1 ORDER BY expires", surplus)?,
-        };
-        transaction.commit()?;
-        Ok(Tidied {
-            generation,
-            parked: Some(parked as u64 - evicted as u64),
-            expired: expired as u64,
-            evicted: evicted as u64,
+        let mut swept = std::mem::take(&mut self.swept);
+        let path = self.path.clone();
+        let tidied =
+            self.in_transaction(|transaction, settings| tidy(transaction, settings, &mut swept));
+        self.swept = swept;
+        let tidied = tidied?;
+        self.with_file(|file, _| file.bound_log(&path))?;
+        Ok(tidied)
+    }
+}
+
+fn tidy(
+    transaction: &Transaction<'_>,
+    settings: &StoreSettings,
+    swept: &mut Vec<u8>,
+) -> rusqlite::Result<Tidied> {
+    let statement = |sql| transaction.prepare_cached(sql);
+    let expired_parked =
+        statement(FORGET_EXPIRED_PARKED)?.execute(params![now_ms(), FORGOTTEN_MAX])?;
+    let expired_others = sweep(transaction, swept)?;
+    let parked: i64 = statement(COUNT_PARKED)?.query_row([], |row| row.get(0))?;
+    let parked_max = i64::try_from(settings.parked_max).unwrap_or(i64::MAX);
+    let surplus = (parked - parked_max).clamp(0, FORGOTTEN_MAX);
+    let evicted = match surplus {
+        0 => 0,
+        _ => statement(FORGET_OLDEST_PARKED)?.execute([surplus])?,
+    };
+    let generation =
+        statement(GENERATION)?.query_row([], |row| row.get(0).map(Uuid::from_bytes))?;
+    Ok(Tidied {
+        generation,
+        parked: u64::try_from(parked)
+            .ok()
+            .map(|parked| parked - evicted as u64),
+        expired: (expired_parked + expired_others) as u64,
+        evicted: evicted as u64,
+    })
+}
+
+/// Forgets what has expired in the next stretch of rows, whoever holds it.
+fn sweep(transaction: &Transaction<'_>, swept: &mut Vec<u8>) -> rusqlite::Result<usize> {
+    let stretch: Option<Vec<u8>> = transaction
+        .prepare_cached(STRETCH)?
+        .query_row(params![*swept, SWEPT_MAX], |row| row.get(0))?;
+    let Some(end) = stretch else {
+        swept.clear();
+        return Ok(0);
+    };
+    let expired = transaction
+        .prepare_cached(FORGET_EXPIRED_IN)?
+        .execute(params![*swept, end, now_ms()])?;
+    *swept = end;
+    Ok(expired)
+}
+
+/// The statements of one transaction.
+struct Batch<'a> {
+    owner: &'a Owner,
+    now_ms: i64,
+    expires_ms: i64,
+    save_open: CachedStatement<'a>,
+    read: CachedStatement<'a>,
+    write: CachedStatement<'a>,
+    forget: CachedStatement<'a>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(
+        transaction: &'a Transaction<'_>,
+        settings: &'a StoreSettings,
+    ) -> rusqlite::Result<Self> {
+        let now_ms = now_ms();
+        let ttl_ms = i64::try_from(settings.ttl.as_millis()).unwrap_or(i64::MAX);
+        Ok(Self {
+            owner: &settings.owner,
+            now_ms,
+            expires_ms: now_ms.saturating_add(ttl_ms),
+            save_open: transaction.prepare_cached(SAVE_OPEN)?,
+            read: transaction.prepare_cached(READ)?,
+            write: transaction.prepare_cached(WRITE)?,
+            forget: transaction.prepare_cached(FORGET)?,
         })
     }
+
+    fn apply(mut self, ops: &[Op]) -> rusqlite::Result<Vec<Outcome>> {
+        ops.iter().map(|op| self.apply_one(op)).collect()
+    }
+
+    fn apply_one(&mut self, op: &Op) -> rusqlite::Result<Outcome> {
+        let owner = self.owner;
+        match *op {
+            Op::Save(save) if !save.parked && self.save_open(&save)? => Ok(Outcome::Saved),
+            Op::Save(save) => self.change(save.id, |known| session::save(known, &save, owner)),
+            Op::Claim(id) => self.change(id, |known| session::claim(known, owner)),
+            Op::Collect { id, epoch, last } => {
+                self.change(id, |known| session::collect(known, epoch, last, owner))
+            }
+        }
+    }
+
+    /// Whether it was the usual word: about an open session, from its present holder.
+    fn save_open(&mut self, save: &Save) -> rusqlite::Result<bool> {
+        let id = save.id.as_bytes();
+        let count = to_sql(save.count);
+        let owner = self.owner.as_str();
+        let known = params![id, save.epoch, count, self.expires_ms, self.now_ms, owner];
+        Ok(self.save_open.execute(known)? == 1)
+    }
+
+    /// Changes a session by a rule. What has expired is not there any more.
+    fn change(
+        &mut self,
+        id: Uuid,
+        rule: impl FnOnce(&mut Option<Session>) -> Outcome,
+    ) -> rusqlite::Result<Outcome> {
+        let row = self
+            .read
+            .query_row([id.as_bytes()], session_of)
+            .optional()?;
+        let mut session = match row {
+            Some((expires, session)) if expires > self.now_ms => Some(session),
+            Some(_) => {
+                self.forget.execute([id.as_bytes()])?;
+                None
+            }
+            None => None,
+        };
+        let before = session.clone();
+        let outcome = rule(&mut session);
+        // A question that was asked in vain is no reason to keep a session longer.
+        if let Some(session) = &session
+            && (outcome == Outcome::Saved || Some(session) != before.as_ref())
+        {
+            self.write(id, session)?;
+        }
+        Ok(outcome)
+    }
+
+    fn write(&mut self, id: Uuid, session: &Session) -> rusqlite::Result<()> {
+        let awaited = session.awaited.as_ref();
+        self.write.execute(params![
+            id.as_bytes(),
+            FORMAT,
+            self.expires_ms,
+            session.epoch,
+            to_sql(session.count),
+            session.holder.as_ref().map(Owner::as_str),
+            awaited.map(|awaited| awaited.epoch),
+            awaited.map(|awaited| awaited.from.as_str()),
+        ])?;
+        Ok(())
+    }
+}
+
+/// When it expires, and what it is.
+fn session_of(row: &Row<'_>) -> rusqlite::Result<(i64, Session)> {
+    format::check(row.get(0)?, || "a session".into()).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, Type::Integer, error.into())
+    })?;
+    let holder: Option<String> = row.get(4)?;
+    let awaited_epoch: Option<Epoch> = row.get(5)?;
+    let awaited_from: Option<String> = row.get(6)?;
+    let awaited = awaited_epoch
+        .zip(awaited_from)
+        .map(|(epoch, from)| Awaited {
+            epoch,
+            from: Owner::named(from),
+        });
+    let session = Session {
+        epoch: row.get(2)?,
+        count: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+        holder: holder.map(Owner::named),
+        awaited,
+    };
+    Ok((row.get(1)?, session))
+}
+
+/// SQLite's integers have a sign; nobody counts that far.
+fn to_sql(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The time that the processes of a host share.
+fn now_ms() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_1970.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
 }

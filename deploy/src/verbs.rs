@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    io::{self, Write},
     net::SocketAddr,
     path::Path,
     thread,
@@ -388,8 +389,7 @@ pub fn retire(root: &Path, colour: Colour) -> Result<()> {
 pub fn history(root: &Path, count: usize) -> Result<()> {
     let stack = Stack::load(root)?;
     let entries = history::last(&stack.history(), count)?;
-    print!("{}", history::table(&entries));
-    Ok(())
+    tell(&history::table(&entries))
 }
 
 pub fn down(root: &Path) -> Result<()> {
@@ -416,37 +416,58 @@ pub fn status(root: &Path) -> Result<()> {
     let (engine, stack) = (engine.as_ref(), engine.stack());
     let live = traefik::live(stack);
     let scheme = stack.door.tls.as_ref().map_or("http", |_| "https");
-    let address = stack.front_door();
-    println!(
-        "front door  {scheme}://{address}/  ({} engine)",
-        engine.kind()
-    );
+    let mut lines = vec![(
+        "front door",
+        format!(
+            "{scheme}://{}/  ({} engine)",
+            stack.front_door(),
+            engine.kind()
+        ),
+    )];
     if let Some(tls) = &stack.door.tls {
-        println!("certificate {}", certificate_state(stack, tls));
+        lines.push(("certificate", certificate_state(stack, tls)));
     }
-    match &live {
-        Ok(colour) => println!("live        {colour}, says Traefik"),
-        Err(error) => println!("live        nobody: {error}"),
-    }
+    lines.push(match &live {
+        Ok(colour) => ("live", format!("{colour}, says Traefik")),
+        Err(error) => ("live", format!("nobody: {error}")),
+    });
     if let (Ok(live), Some(named)) = (&live, Router::of(stack).live())
         && *live != named
     {
-        println!("            but the router's file names {named}: look at ./just logs");
+        let differs = format!("but the router's file names {named}: look at ./just logs");
+        lines.push(("", differs));
     }
-    for colour in Colour::ALL {
-        println!("{:<11} {}", colour.name(), state(engine, colour));
-    }
-    println!("store       {}", store_state(engine, live.as_ref().ok()));
-    println!("preview     http://{}/  (the idle colour)", stack.preview());
-    println!("traefik     http://{}/api/rawdata", stack.internal());
-    println!("logs        ./just logs --follow");
-    for (name, told) in monitoring::status(engine) {
-        println!("{name:<11} {told}");
-    }
+    lines.extend(Colour::ALL.map(|colour| (colour.name(), state(engine, colour))));
+    let preview = format!("http://{}/  (the idle colour)", stack.preview());
+    lines.extend([
+        ("store", store_state(engine, live.as_ref().ok())),
+        ("preview", preview),
+        (
+            "traefik",
+            format!("http://{}/api/rawdata", stack.internal()),
+        ),
+        ("logs", "./just logs --follow".into()),
+    ]);
+    lines.extend(monitoring::status(engine));
     if let Some(holder) = lock::holder(&stack.lock())?.filter(Holder::lives) {
-        println!("under way   {}", Error::Locked(Box::new(holder)));
+        lines.push(("under way", Error::Locked(Box::new(holder)).to_string()));
     }
+    let lines = lines
+        .iter()
+        .map(|(name, told)| format!("{name:<12} {told}\n"));
+    tell(&lines.collect::<String>())?;
     live.map(drop)
+}
+
+/// Prints what was asked for. Whoever reads no further, such as `head`, has had enough.
+fn tell(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::file("standard output")(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Of the session store, as the live colour sees it.

@@ -46,10 +46,10 @@ fn what_is_missing_or_fails_is_named_and_the_rest_runs() {
     assert!(told.contains("otelcol does not work"), "{told}");
     let status = clone.succeeds("status");
     for line in [
-        "prometheus  http://127.0.0.1:",
-        "otelcol     NOT WORKING: ",
-        "missing     loki: https://",
-        "missing     grafana: https://",
+        "prometheus   http://127.0.0.1:",
+        "otelcol      NOT WORKING: ",
+        "missing      loki: https://",
+        "missing      grafana: https://",
     ] {
         assert!(status.contains(line), "{line}: {status}");
     }
@@ -57,7 +57,7 @@ fn what_is_missing_or_fails_is_named_and_the_rest_runs() {
     assert!(told.contains("green is live"), "{told}");
 
     let told = clone.up_with(&[("TALLY_MONITORING", "off")]).unwrap();
-    assert!(told.contains("monitoring  off"), "{told}");
+    assert!(told.contains("monitoring   off"), "{told}");
     assert!(
         clone
             .supervisor(&["status", "monitoring:*"])
@@ -112,5 +112,5 @@ fn a_container_that_watches_may_do_no_more_than_it_must() {
         assert_eq!(networks.len(), 1 + ports, "{name}: {networks:?}");
     }
     let told = watched.clone.succeeds("status");
-    assert!(told.contains("prometheus  http://127.0.0.1:"), "{told}");
+    assert!(told.contains("prometheus   http://127.0.0.1:"), "{told}");
 }

@@ -48,7 +48,7 @@ fn under_tls_a_flip_is_noticed_by_nobody(engine: Engine) {
     let mut clone = under_tls(engine, &Authority::new());
     let Some(up) = clone.up() else { return };
     assert!(up.contains("https://127.0.0.1:"), "{up}");
-    assert!(up.contains("certificate ends "), "{up}");
+    assert!(up.contains("certificate  ends "), "{up}");
     assert_eq!(clone.get("/"), "200");
     assert_eq!(clone.get_plainly("/"), "404");
     assert_eq!(clone.get_plainly("/ws/chat/"), "404");

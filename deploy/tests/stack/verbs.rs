@@ -24,7 +24,7 @@ on_each_engine!([
 fn up_flip_and_down(engine: Engine) {
     let clone = Clone::new(engine);
     let Some(up) = clone.up() else { return };
-    assert!(up.contains("live        blue"), "{up}");
+    assert!(up.contains("live         blue"), "{up}");
     assert_eq!(clone.colour(), "blue");
     clone.succeeds("up");
     let mut elsewhere = clone.command("up");
@@ -54,7 +54,7 @@ fn up_flip_and_down(engine: Engine) {
     assert_eq!(clone.colour(), "blue");
 
     let status = clone.succeeds("status");
-    assert!(status.contains("green       not running"), "{status}");
+    assert!(status.contains("green        not running"), "{status}");
     let logs = clone.succeeds("logs");
     assert!(logs.contains("\"event\":\"shutdown_complete\""), "{logs}");
     clone.succeeds("down");

@@ -75,6 +75,12 @@ measure:
 drill:
     .ci/test drills
 
+# Measure which lines the tests reach
+[group('check')]
+[no-exit-message]
+coverage:
+    .ci/coverage
+
 # Check formatting, lints, dependencies, scripts
 [group('check')]
 [no-exit-message]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a session store costs: the server's CPU with each of them, beside that without one.
+"""What a session store costs: the server's CPU with each of them, and the part of the store's thread.
 
   compare/stores.py [--repeats 5]
 
@@ -46,6 +46,14 @@ def cpu_s(pid):
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def keeper_s(pid):
+    """CPU of the thread that talks to the store."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        if (task / "comm").read_text().strip() == "keeper":
+            return int((task / "schedstat").read_text().split()[0]) / 1e9
+    raise SystemExit("error: the server has no thread called keeper")
+
+
 def start(command, port, **settings):
     process = subprocess.Popen(
         command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL
@@ -90,9 +98,11 @@ def measure(store, folder):
     try:
         for name, sockets, rate in [("chatty", CHATTY, CHATTY * 10), ("quiet", QUIET, QUIET)]:
             before = redis and cpu_s(redis.pid)
+            kept = keeper_s(server.pid)
             options = ["-n", str(sockets), "--rate", str(rate), "--duration", "6s"]
             talk = load(port, server, folder, *options, "--leave", "abort")["talk"]
             figures[name] = talk["server_cpu_s"] / talk["answered"] * 1e6
+            figures[f"{name}_keeper"] = (keeper_s(server.pid) - kept) / talk["answered"] * 1e6
             if redis:
                 beside = cpu_s(redis.pid) - before
                 figures[f"{name}_beside"] = beside / talk["answered"] * 1e6
@@ -118,9 +128,10 @@ def told(runs, name):
     return f"{statistics.median(values):.2f} <sub>{min(values):.2f}–{max(values):.2f}</sub>"
 
 
-def share(runs, base, name):
-    ratios = [run[name] / other[name] - 1 for run, other in zip(runs, base)]
-    return f"{statistics.median(ratios) * 100:+.0f} %"
+def share(runs, name):
+    """The keeper's part of a message's cost, in the same run."""
+    parts = [run[f"{name}_keeper"] / run[name] for run in runs]
+    return f", {statistics.median(parts) * 100:.0f} % of it the store's thread"
 
 
 def main():
@@ -145,7 +156,7 @@ def main():
         cells = [told(runs[store], name) for name in ["chatty", "quiet", "drained", "resumed"]]
         if store != "memory":
             for place, name in enumerate(["chatty", "quiet"]):
-                cells[place] += " " + share(runs[store], runs["memory"], name)
+                cells[place] += share(runs[store], name)
         print(f"| {store} | " + " | ".join(cells) + " |")
     if "redis" in stores:
         cells = [told(runs["redis"], f"{name}_beside") for name in ["chatty", "quiet"]]

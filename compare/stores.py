@@ -47,10 +47,12 @@ def cpu_s(pid):
 
 
 def keeper_s(pid):
-    """CPU of the thread that talks to the store."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        if (task / "comm").read_text().strip() == "keeper":
-            return int((task / "schedstat").read_text().split()[0]) / 1e9
+    """CPU of the thread that talks to the store; it starts a moment after the server listens."""
+    for _ in range(100):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if (task / "comm").read_text().strip() == "keeper":
+                return int((task / "schedstat").read_text().split()[0]) / 1e9
+        time.sleep(0.02)
     raise SystemExit("error: the server has no thread called keeper")
 
 

@@ -109,8 +109,9 @@ pub fn save(session: &mut Option<Session>, save: &Save, by: &Owner) -> Outcome {
         return save_late(known, save);
     }
     let held_by_other = known.holder.as_ref().is_some_and(|holder| holder != by);
-    if save.epoch == known.epoch && held_by_other {
-        // After a wipe, two may have been given the same epoch.
+    if save.epoch == known.epoch && held_by_other && !save.parked {
+        // After a wipe, two may have been given the same epoch. What is parked may be told by the
+        // next process of the same colour, in the place of one that could not.
         return Outcome::Fenced;
     }
     if save.epoch > known.epoch {

@@ -19,6 +19,7 @@ crate::on_every_store!(
     a_session_is_claimed_from_oneself,
     a_higher_epoch_is_believed,
     of_two_with_the_same_epoch_the_holder_is_believed,
+    what_is_parked_may_be_told_by_another_process,
     the_old_holder_hears_what_is_wanted_of_it,
     a_batch_of_thousands_is_one_round_trip,
     a_batch_is_done_in_its_order,
@@ -145,11 +146,19 @@ fn of_two_with_the_same_epoch_the_holder_is_believed(bench: &mut Bench) {
     let id = Uuid::new_v4();
     blue.save(id, 2, 5);
     assert_eq!(green.save(id, 2, 9), Fenced);
-    assert_eq!(green.park(id, 2, 9), Fenced);
     assert_eq!(green.collect(id, 2), Lost);
     assert_eq!(blue.park(id, 2, 6), Saved);
     assert_eq!(green.collect(id, 2), Lost);
     assert_eq!(green.claim(id), held(3, 6));
+}
+
+/// In the place of a process that has ended without its store.
+fn what_is_parked_may_be_told_by_another_process(bench: &mut Bench) {
+    let (mut blue, mut next) = (bench.open("blue-1"), bench.open("blue-2"));
+    let id = Uuid::new_v4();
+    blue.save(id, 1, 5);
+    assert_eq!(next.park(id, 1, 9), Saved);
+    assert_eq!(next.claim(id), held(2, 9));
 }
 
 fn the_old_holder_hears_what_is_wanted_of_it(bench: &mut Bench) {

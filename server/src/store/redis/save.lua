@@ -18,7 +18,7 @@ local late = epoch < held
 if late and tonumber(known[4] or '0') ~= epoch then
   return 0
 end
-if epoch == held and known[5] and known[5] ~= ARGV[3] then
+if epoch == held and not parked and known[5] and known[5] ~= ARGV[3] then
   return 0
 end
 if count > tonumber(known[3]) then

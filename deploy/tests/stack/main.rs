@@ -8,6 +8,7 @@ mod drills;
 mod engine;
 mod pebble;
 #[path = "../../../server/tests/common/redis.rs"]
-mod redis;
+#[expect(dead_code, reason = "the tests of the stores use more of it")]
+mod redis_server;
 mod sessions;
 mod verbs;

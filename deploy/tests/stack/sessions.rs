@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     clone::{Clone, PATIENCE, told, workspace},
     engine::{Engine, docker, on_each_engine},
-    redis::Redis,
+    redis_server::RedisServer,
 };
 
 on_each_engine!([
@@ -132,7 +132,7 @@ fn a_stack_keeps_its_store(engine: Engine) {
 /// A store that tests can take away: the container's, or a Redis beside the native engine.
 enum Store {
     Container(String),
-    Beside(Redis),
+    Beside(RedisServer),
 }
 
 impl Store {
@@ -143,7 +143,7 @@ impl Store {
             let store = Self::Container(clone.container("store"));
             return Some((clone, store));
         }
-        let redis = Redis::start()?;
+        let redis = RedisServer::start()?;
         let mut clone = Clone::new(engine);
         clone.settings.push(("TALLY_SESSION_STORE", redis.url()));
         clone.up().map(|_| (clone, Self::Beside(redis)))
@@ -152,14 +152,14 @@ impl Store {
     fn stop(&mut self) {
         match self {
             Self::Container(name) => drop(docker(&["stop", name]).unwrap()),
-            Self::Beside(redis) => redis.stop(),
+            Self::Beside(redis) => redis.kill(),
         }
     }
 
     fn start(&mut self) {
         match self {
             Self::Container(name) => drop(docker(&["start", name]).unwrap()),
-            Self::Beside(redis) => redis.start_again(),
+            Self::Beside(redis) => redis.restart(),
         }
     }
 

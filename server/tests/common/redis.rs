@@ -1,8 +1,9 @@
-//! Debian's Redis, started for one test.
+//! Debian's Redis, started by the test.
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -10,85 +11,119 @@ use std::{
 
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(12);
+const START_MAX: Duration = Duration::from_secs(10);
 
-pub struct Redis {
-    folder: TempDir,
+pub struct RedisServer {
     address: SocketAddr,
-    server: Option<Child>,
+    directory: TempDir,
+    process: Option<Child>,
 }
 
-impl Redis {
-    /// `None` where there is no Redis; says so.
-    #[expect(clippy::print_stdout, reason = "a test that is skipped says why")]
+impl RedisServer {
+    /// `None` where there is no such program, after a line that says so.
     pub fn start() -> Option<Self> {
-        let found = Command::new("redis-server").arg("--version").output();
-        if found.is_err() {
-            println!("skipped: there is no redis-server; apt-get install redis-server");
+        let version = Command::new("redis-server").arg("--version").output();
+        if let Err(error) = version {
+            eprintln!(
+                "skipped: redis-server cannot be run ({error}); sudo apt-get install redis-server"
+            );
             return None;
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap();
-        drop(port);
-        let mut redis = Self {
-            folder: tempfile::tempdir().unwrap(),
-            address,
-            server: None,
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut server = Self {
+            address: port.local_addr().unwrap(),
+            directory: TempDir::new().unwrap(),
+            process: None,
         };
-        redis.start_again();
-        Some(redis)
+        drop(port);
+        server.restart();
+        Some(server)
     }
 
     pub fn url(&self) -> String {
-        format!("redis://{}/0", self.address)
+        format!("redis://{}", self.address)
     }
 
-    /// With what it had.
-    pub fn start_again(&mut self) {
-        let server = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
-            .args(["--port", &self.address.port().to_string()])
-            .arg("--dir")
-            .arg(self.folder.path())
-            .stdout(Stdio::null())
-            .spawn();
-        self.server = Some(server.expect("redis-server starts"));
-        let deadline = Instant::now() + PATIENCE;
-        while self
-            .ask("PING")
-            .is_none_or(|answer| !answer.contains("PONG"))
-        {
-            assert!(Instant::now() < deadline, "no answer from redis-server");
-            thread::sleep(Duration::from_millis(10));
+    /// Goes at once, and keeps what is in its log.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
         }
     }
 
-    pub fn stop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            server.kill().unwrap();
-            server.wait().unwrap();
+    /// With what it had.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.process = Some(run(self.address.port(), self.directory.path()));
+        let begun = Instant::now();
+        while !matches!(self.try_command(&["PING"]), Ok(pong) if pong.starts_with("+PONG")) {
+            assert!(begun.elapsed() < START_MAX, "redis-server does not answer");
+            thread::sleep(Duration::from_millis(10));
         }
     }
 
     /// Forgets everything.
     pub fn wipe(&self) {
-        let answer = self.ask("FLUSHALL");
-        assert!(answer.is_some_and(|answer| answer.contains("OK")));
+        self.command(&["FLUSHALL"]);
     }
 
-    /// What it answers to a command, as it goes over the wire.
-    pub fn ask(&self, command: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
-        let mut answer = [0; 4096];
-        let length = stream.read(&mut answer).ok()?;
-        Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+    /// It takes connections and words, and does nothing for that long.
+    pub fn pause(&self, length: Duration) {
+        let seconds = format!("{:.1}", length.as_secs_f64());
+        let mut socket = TcpStream::connect(self.address).unwrap();
+        let sleep = format!("DEBUG SLEEP {seconds}\r\n");
+        socket.write_all(sleep.as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+
+    /// What it answers, as it comes: tests look for words in it.
+    pub fn command(&self, words: &[&str]) -> String {
+        let answer = self.try_command(words).unwrap();
+        assert!(!answer.starts_with('-'), "{words:?}: {answer}");
+        answer
+    }
+
+    fn try_command(&self, words: &[&str]) -> std::io::Result<String> {
+        let mut socket = TcpStream::connect(self.address)?;
+        write!(socket, "*{}\r\n", words.len())?;
+        for word in words {
+            write!(socket, "${}\r\n{word}\r\n", word.len())?;
+        }
+        socket.write_all(b"*1\r\n$4\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 }
 
-impl Drop for Redis {
+impl Drop for RedisServer {
     fn drop(&mut self) {
-        self.stop();
+        self.kill();
     }
+}
+
+fn run(port: u16, directory: &Path) -> Child {
+    Command::new("redis-server")
+        .args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--save",
+            "",
+        ])
+        .args([
+            "--enable-debug-command",
+            "local",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--dir",
+        ])
+        .arg(directory)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
 }

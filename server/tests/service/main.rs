@@ -14,7 +14,8 @@ mod peers;
 mod races;
 mod readers;
 #[path = "../common/redis.rs"]
-mod redis;
+#[expect(dead_code, reason = "the tests of the stores use more of it")]
+mod redis_server;
 mod sessions;
 mod settings;
 mod stores;

@@ -12,14 +12,14 @@ use tempfile::TempDir;
 
 use crate::{
     client::{Client, PING, PONG, Request},
-    redis::Redis,
+    redis_server::RedisServer,
     tally::{PATIENCE, Tally},
 };
 
 /// A store that processes share, and the state directory of its host.
 struct Place {
     folder: TempDir,
-    redis: Option<Redis>,
+    redis: Option<RedisServer>,
 }
 
 impl Place {
@@ -30,7 +30,7 @@ impl Place {
     }
 
     fn redis() -> Option<Self> {
-        let redis = Some(Redis::start()?);
+        let redis = Some(RedisServer::start()?);
         let folder = tempfile::tempdir().unwrap();
         Some(Self { folder, redis })
     }
@@ -336,7 +336,7 @@ fn without_its_store_a_server_goes_on_and_makes_nothing_up() {
     let gone = blue.connect().session();
     counted(&mut open, 1, 3);
     counted(&mut leaving, 1, 2);
-    place.redis.as_mut().unwrap().stop();
+    place.redis.as_mut().unwrap().kill();
     wait_for_store(&blue, "down");
     assert!(blue.metric("tally_store_up") < 0.5);
     blue.wait_for_event("store_down");
@@ -363,7 +363,7 @@ fn without_its_store_a_server_goes_on_and_makes_nothing_up() {
     );
     assert_eq!(blue.drain("DELETE", "").0, 200);
 
-    place.redis.as_mut().unwrap().start_again();
+    place.redis.as_mut().unwrap().restart();
     wait_for_store(&blue, "up");
     blue.wait_for_metric("tally_store_pending", 0.0);
     blue.wait_for_event("store_up");
@@ -386,7 +386,7 @@ fn what_cannot_be_stored_at_the_end_waits_for_the_next_process() {
     for (client, count) in clients.iter_mut().zip(1..) {
         counted(client, 1, count);
     }
-    place.redis.as_mut().unwrap().stop();
+    place.redis.as_mut().unwrap().kill();
     wait_for_store(&blue, "down");
     blue.signal("TERM");
     for (client, count) in clients.iter_mut().zip(1..) {
@@ -397,7 +397,7 @@ fn what_cannot_be_stored_at_the_end_waits_for_the_next_process() {
     let spilled = place.folder.path().join("blue.spill.jsonl");
     assert!(spilled.exists());
 
-    place.redis.as_mut().unwrap().start_again();
+    place.redis.as_mut().unwrap().restart();
     let blue = place.start("blue");
     blue.wait_for_event("sessions_found_spilled");
     for (client, count) in clients.iter().zip(1..) {
@@ -418,8 +418,8 @@ fn a_store_that_restarts_costs_nothing() {
     client.send_close(1000);
     client.expect_goodbye(5, 1000);
     let redis = place.redis.as_mut().unwrap();
-    redis.stop();
-    redis.start_again();
+    redis.kill();
+    redis.restart();
     resume_patiently(&green, &session).assert_session(true, 5);
 }
 
@@ -428,12 +428,12 @@ fn a_server_starts_without_its_store_and_finds_it_later() {
     let Some(mut place) = Place::redis() else {
         return;
     };
-    place.redis.as_mut().unwrap().stop();
+    place.redis.as_mut().unwrap().kill();
     let blue = place.start("blue");
     wait_for_store(&blue, "down");
     let mut client = blue.connect();
     counted(&mut client, 1, 2);
-    place.redis.as_mut().unwrap().start_again();
+    place.redis.as_mut().unwrap().restart();
     wait_for_store(&blue, "up");
     client.send_close(1000);
     client.expect_goodbye(2, 1000);

@@ -99,9 +99,7 @@ impl Bench {
         match &self.kind {
             Kind::Memory(memory) => memory.get().unwrap().wipe(),
             Kind::Sqlite(_) => std::fs::remove_file(self.file()).unwrap(),
-            Kind::Redis(server) => {
-                server.command(&["FLUSHALL"]);
-            }
+            Kind::Redis(server) => server.wipe(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod contention;
 mod formats;
 mod outage;
 mod random;
+#[path = "../common/redis.rs"]
 mod redis_server;
 mod rules;
 mod sqlite_file;

@@ -23,6 +23,16 @@ fn visit() -> Option<(Browser, Server)> {
     Some((browser, server))
 }
 
+/// The same over a cable that can be cut.
+fn visit_by_cable() -> Option<(Browser, Server, Cable)> {
+    let browser = Browser::start()?;
+    let server = Server::start();
+    let cable = Cable::to(server.address).expect("a cable");
+    browser.open(&format!("http://{}/", cable.address));
+    browser.wait(OPEN);
+    Some((browser, server, cable))
+}
+
 /// Sends by the button, and waits for the answers.
 fn count_to(browser: &Browser, count: u32) {
     for _ in 0..count {
@@ -138,13 +148,9 @@ fn a_reload_resumes_the_session() {
 
 #[test]
 fn a_dropped_connection_resumes_with_its_count() {
-    let Some(browser) = Browser::start() else {
+    let Some((browser, _server, cable)) = visit_by_cable() else {
         return;
     };
-    let server = Server::start();
-    let cable = Cable::to(server.address).expect("a cable");
-    browser.open(&format!("http://{}/", cable.address));
-    browser.wait(OPEN);
     count_to(&browser, 2);
     for _ in 0..2 {
         browser.value("document.getElementById('origin').textContent = ''");
@@ -199,13 +205,9 @@ fn a_server_that_comes_back_gets_a_fresh_session() {
 
 #[test]
 fn what_is_said_on_the_way_back_waits_and_is_counted_once() {
-    let Some(browser) = Browser::start() else {
+    let Some((browser, _server, cable)) = visit_by_cable() else {
         return;
     };
-    let server = Server::start();
-    let cable = Cable::to(server.address).expect("a cable");
-    browser.open(&format!("http://{}/", cable.address));
-    browser.wait(OPEN);
     count_to(&browser, 2);
     for count in [4, 6] {
         // The page hears of the cut after both: one message goes into the cut cable, or both wait.

@@ -192,10 +192,8 @@ impl Docker {
     }
 
     fn store(&self) -> String {
-        match &self.stack.store {
-            Store::Own => format!("redis://{}:6379/0", self.container(STORE)),
-            Store::Other(setting) => setting.clone(),
-        }
+        let own = format!("redis://{}:6379/0", self.container(STORE));
+        self.stack.store.setting(own)
     }
 
     /// Harmless when it runs.

@@ -20,7 +20,7 @@ use crate::{
     monitoring::{self, Host, Part, Processes},
     settings, sources,
     stack::Stack,
-    store::{self, Store},
+    store,
     supervisor::{Program, Supervisor},
     tools,
     traefik::{self, Place},
@@ -95,10 +95,8 @@ impl Native {
     }
 
     fn store(&self) -> String {
-        match &self.stack.store {
-            Store::Own => format!("sqlite:{}", self.stack.sessions().display()),
-            Store::Other(setting) => setting.clone(),
-        }
+        let own = format!("sqlite:{}", self.stack.sessions().display());
+        self.stack.store.setting(own)
     }
 
     /// What Traefik's dynamic files are filled with.

@@ -117,7 +117,7 @@ fn store_answers(engine: &dyn Engine, live: Colour) -> std::result::Result<Strin
     match scrape::store_state(engine, live) {
         Err(error) => Err(error.to_string()),
         Ok(StoreState::Down) => Err(format!(
-            "{live} cannot reach {store}; ./just logs {live} says why, and a flip can begin as \
+            "{live} cannot reach {store}; ./just logs says why, and a flip can begin as \
              soon as it is back"
         )),
         Ok(StoreState::Up) if !store.is_shared() => Ok(format!(

@@ -30,6 +30,14 @@ impl Store {
         setting.map_or(Self::Own, Self::Other)
     }
 
+    /// What a colour is told; `own` is the engine's.
+    pub fn setting(&self, own: String) -> String {
+        match self {
+            Self::Own => own,
+            Self::Other(setting) => setting.clone(),
+        }
+    }
+
     /// Whether a session outlives the process that counts it.
     pub fn is_shared(&self) -> bool {
         *self != Self::default()

@@ -1,5 +1,5 @@
-//! The public listener. Each worker accepts for itself, on its own thread: to hand a connection from
-//! one thread to another costs a fifth of a handshake.
+//! The public listener. Each worker accepts for itself, on its own thread: to hand connections from
+//! one thread to another cost a fifth of a handshake.
 
 use std::{
     io,

@@ -21,7 +21,7 @@ use crate::{
     entrance::Entrance,
     error::{Error, Result},
     flip::{self, Plan, Source, Step, Steps},
-    history::{self, Entry, Outcome, Timing},
+    history::{self, Audited, Entry, Outcome, Timing},
     interrupt,
     lock::{self, Lock},
     outage::Outage,
@@ -88,6 +88,7 @@ pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Res
         steps: told.steps,
         drained: told.drained,
         handshakes_per_second_max: told.handshakes_per_second_max,
+        audit: None,
     };
     write_down(stack, &entry);
     if outcome.is_ok() {
@@ -116,8 +117,37 @@ pub fn note_up(engine: &dyn Engine, live: Colour, took: Duration) {
         steps: Vec::new(),
         drained: 0,
         handshakes_per_second_max: 0,
+        audit: None,
     };
     write_down(engine.stack(), &entry);
+}
+
+/// Writes down what the ledger of the last release says, under that release.
+pub fn note_audit(stack: &Stack, audited: Audited, well: bool, took: Duration) {
+    let last = history::last(&stack.history(), 1).unwrap_or_default().pop();
+    let Some(release) = last else { return };
+    let live = match release.outcome {
+        Outcome::Done | Outcome::Unfinished => release.to,
+        _ => release.from,
+    };
+    let entry = Entry {
+        at: Utc::now(),
+        verb: history::AUDIT.into(),
+        who: lock::user(),
+        host: lock::host(),
+        from: live,
+        to: live,
+        outcome: if well { Outcome::Done } else { Outcome::Failed },
+        reason: String::new(),
+        total_ms: millis(took),
+        switch_ms: None,
+        steps: Vec::new(),
+        drained: 0,
+        handshakes_per_second_max: 0,
+        audit: Some(audited),
+        ..release
+    };
+    write_down(stack, &entry);
 }
 
 /// What is live is live, written down or not.

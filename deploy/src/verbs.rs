@@ -365,8 +365,10 @@ fn stop_flip(stack: &Stack) -> Result<bool> {
 }
 
 fn went_back(stack: &Stack, asked: DateTime<Utc>) -> bool {
-    let last = history::last(&stack.history(), 1).unwrap_or_default();
-    last.last().is_some_and(|entry| {
+    // An audit may have written its line behind the flip's.
+    let last = history::last(&stack.history(), 2).unwrap_or_default();
+    let mut releases = last.iter().filter(|entry| entry.verb != history::AUDIT);
+    releases.next_back().is_some_and(|entry| {
         let ended = entry.at + Duration::from_millis(entry.total_ms);
         ended >= asked && [Outcome::Refused, Outcome::TakenBack].contains(&entry.outcome)
     })

@@ -117,6 +117,9 @@ fn a_flip_audits_itself(engine: Engine) {
     assert!(output.status.success(), "{told}");
     assert!(told.contains("0 messages lost, 0 duplicated"), "{told}");
     assert_eq!(clone.colour(), "green");
+    let history = clone.succeeds("history");
+    let ledger = "0 messages lost, 0 duplicated; 100 of 100 resumed";
+    assert!(history.contains(ledger), "{history}");
 }
 
 fn a_stack_keeps_its_store(engine: Engine) {

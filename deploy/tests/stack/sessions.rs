@@ -24,6 +24,7 @@ on_each_engine!([
     a_flip_audits_itself,
     a_stack_keeps_its_store,
     sessions_outlive_a_stack_that_is_down,
+    what_the_store_did_not_take_is_left_for_the_next_process,
     with_sessions_in_memory_a_flip_begins_them_anew_and_says_so,
     a_release_that_keeps_its_sessions_to_itself_never_goes_live,
     no_flip_begins_while_the_store_is_down,
@@ -38,6 +39,9 @@ on_each_engine!([
     a_store_that_is_wiped_in_the_middle_of_a_flip_is_filled_again,
     a_colour_that_is_killed_costs_what_its_clients_send_again,
 ]);
+
+/// What a colour saves within, unless it is told otherwise.
+const CHECKPOINT: Duration = Duration::from_secs(1);
 
 /// The load test in the same profile as this test; built once.
 fn loadtest() -> &'static Path {
@@ -176,6 +180,25 @@ fn sessions_outlive_a_stack_that_is_down(engine: Engine) {
 
 fn bye(total: u32) -> String {
     format!("{{\"bye\":true,\"total\":{total}}}")
+}
+
+fn what_the_store_did_not_take_is_left_for_the_next_process(engine: Engine) {
+    let Some((clone, mut store)) = Store::upped(engine) else {
+        return;
+    };
+    let (mut socket, session) = say(&clone, 2);
+    // The store knows the session, and who holds it.
+    std::thread::sleep(CHECKPOINT * 2);
+    store.stop();
+    wait_for_store(&clone, "down");
+    say_more(&mut socket, 3..=5);
+    clone.succeeds("down");
+    assert_eq!(socket.read().unwrap().to_string(), bye(5));
+    if let Store::Beside(redis) = &mut store {
+        redis.start_again();
+    }
+    clone.succeeds("up");
+    assert_eq!(found(&clone, &session), (true, "5".into()));
 }
 
 fn with_sessions_in_memory_a_flip_begins_them_anew_and_says_so(engine: Engine) {

@@ -4,17 +4,30 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     path::Path,
     process::{Command, Stdio},
+    time::Instant,
 };
 
+use serde::Deserialize;
+
 use crate::{
+    deploy,
     error::{Error, Result},
+    history::Audited,
+    interrupt,
     stack::Stack,
 };
 
 /// Names a load test to run instead of building one.
 const VARIABLE: &str = "TALLY_LOADTEST";
+
+/// The colours' setting.
+const CHECKPOINT: &str = "TALLY_CHECKPOINT";
+
+/// What the load test found out, in the stack's folder.
+const REPORT: &str = "audit.json";
 
 /// What has to be true of it.
 const ASSERTIONS: [&str; 3] = ["lost<=0", "duplicated<=0", "resumed>=100%"];
@@ -54,6 +67,9 @@ impl Audit {
         if stack.door.tls.is_some() {
             return Err(Error::AuditUnderTls);
         }
+        // Ctrl-C is for all of them: the release goes back, the report is of a part of the run, and
+        // this program waits for both.
+        interrupt::catch()?;
         let program = env::current_exe().map_err(Error::file("this program"))?;
         let words = [program.into_os_string(), "--root".into(), root.into()];
         let words = words.into_iter().chain(verb.iter().map(OsString::from));
@@ -65,17 +81,73 @@ impl Audit {
             .args(["--sockets", &self.audit_sockets.to_string()])
             .args(["--rate", &self.audit_rate.to_string()])
             .args(["--duration", BEFORE, "--drain-timeout", PATIENCE])
+            // Whether beats come is another matter, and their interval is the colours' own.
+            .args(["--heartbeat", "0s"])
             .args(["--end-command", &command.join(" ")]);
         for assertion in ASSERTIONS {
             loadtest.args(["--assert", assertion]);
         }
-        // Ctrl-C is for all of them: the release goes back, and the report is of a part of the run.
-        let ended = loadtest.stdin(Stdio::null()).status();
-        match ended.map_err(Error::file(loadtest.get_program()))? {
-            status if status.success() => Ok(()),
-            _ => Err(Error::Audit),
+        if let Some(interval) = checkpoint() {
+            loadtest.args(["--checkpoint", &interval]);
         }
+        let report = stack.run().join(REPORT);
+        forget(&report);
+        loadtest.arg("--json").arg(&report);
+        let began = Instant::now();
+        let ended = loadtest.stdin(Stdio::null()).status();
+        let ended = ended.map_err(Error::file(loadtest.get_program()))?;
+        let well = ended.success();
+        if let Some(ledger) = ledger(&report) {
+            deploy::note_audit(&stack, ledger, well, began.elapsed());
+        }
+        if well { Ok(()) } else { Err(Error::Audit) }
     }
+}
+
+fn forget(report: &Path) {
+    // It may not be there; one of an earlier audit must not be taken for this one's.
+    let _ = fs::remove_file(report);
+}
+
+/// The ledger in a load test's report; none where it did not come that far.
+fn ledger(report: &Path) -> Option<Audited> {
+    let text = fs::read_to_string(report).ok()?;
+    serde_json::from_str::<Report>(&text)
+        .ok()?
+        .drain
+        .map(|drain| Audited {
+            lost: drain.lost,
+            duplicated: drain.duplicated,
+            resumed: drain.resumed,
+            fresh: drain.fresh,
+            gap_p99_ms: (drain.gap.p99_s * 1000.0).ceil() as u64,
+        })
+}
+
+/// What the history wants to know of a load test's report.
+#[derive(Deserialize)]
+struct Report {
+    drain: Option<Drain>,
+}
+
+#[derive(Deserialize)]
+struct Drain {
+    lost: u64,
+    duplicated: u64,
+    resumed: u64,
+    fresh: u64,
+    gap: Gap,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    p99_s: f64,
+}
+
+/// How long a client has to keep what was acknowledged, where that is not what it does anyway.
+fn checkpoint() -> Option<String> {
+    let interval = env::var(CHECKPOINT).ok()?;
+    humantime::parse_duration(&interval).ok().map(|_| interval)
 }
 
 fn loadtest(root: &Path) -> Command {
@@ -98,6 +170,23 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_report_has_no_ledger() {
+        let folder = tempfile::tempdir().unwrap();
+        let report = folder.path().join(REPORT);
+        assert_eq!(ledger(&report), None);
+        fs::write(&report, "{\"drain\":null}").unwrap();
+        assert_eq!(ledger(&report), None);
+        let gap = "{\"p99_s\":0.0121}";
+        let text = format!(
+            "{{\"drain\":{{\"lost\":0,\"duplicated\":1,\"resumed\":2,\"fresh\":3,\"gap\":{gap}}}}}"
+        );
+        fs::write(&report, text).unwrap();
+        let found = ledger(&report).unwrap();
+        assert_eq!((found.lost, found.duplicated), (0, 1));
+        assert_eq!((found.resumed, found.fresh, found.gap_p99_ms), (2, 3, 13));
+    }
 
     #[test]
     fn a_shell_takes_a_quoted_word_for_one() {

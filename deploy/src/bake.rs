@@ -11,7 +11,8 @@ use crate::{
     entrance::Entrance,
     error::{Error, Result},
     http, interrupt,
-    scrape::{self, Samples},
+    outage::Outage,
+    scrape::{self, Samples, StoreState},
     smoke,
     stack::Stack,
     traefik,
@@ -25,21 +26,29 @@ const FAILURES_MAX: u32 = 1;
 /// For Traefik to be started again. Longer without it is an outage, with either colour.
 const TRAEFIK_AWAY_MAX: Duration = Duration::from_secs(10);
 
+/// For both colours to notice that the session store is gone, or back. A new colour that misses it
+/// for longer, while the old one has it, is to blame for that itself.
+const STORE_NOTICED_MAX: Duration = Duration::from_secs(5);
+
 /// What a new colour must not do at all: each is the server's doing, not a client's.
-const MUST_NOT_RISE: [&str; 6] = [
+const MUST_NOT_RISE: [&str; 5] = [
     "tally_log_records_total{level=\"CRITICAL\"}",
-    "tally_log_records_total{level=\"ERROR\"}",
     "tally_errors_total{kind=\"hub\"}",
     "tally_errors_total{kind=\"unresponsive\"}",
     "tally_handshakes_total{outcome=\"full\"}",
     "tally_handshakes_total{outcome=\"overloaded\"}",
 ];
 
+const ERRORS: &str = "tally_log_records_total{level=\"ERROR\"}";
+
+/// An outage of the session store has one record in the log of each colour.
+const STORE_ERRORS: &str = "tally_errors_total{kind=\"store\"}";
+
 /// Changes when the process is another one.
 const STARTED: &str = "process_start_time_seconds";
 
 /// Watches a colour's metrics and readiness, and talks to it through the front door. It always
-/// looks once, however short the time.
+/// looks once, however short the time. That the session store is down is nobody's fault.
 ///
 /// # Errors
 /// What the colour did wrong, or that somebody asked to stop.
@@ -48,8 +57,9 @@ pub fn bake(engine: &dyn Engine, colour: Colour, time: Duration) -> Result<()> {
     let first = Samples::of(engine, colour).map_err(|error| fail(colour, error))?;
     let mut failures = 0;
     let mut traefik_seen = began;
+    let mut store = StoreWatch::new();
     loop {
-        match look(engine, colour, &first) {
+        match look(engine, colour, &first, &mut store) {
             Ok(true) if began.elapsed() >= time => return Ok(()),
             Ok(true) => {
                 failures = 0;
@@ -68,6 +78,44 @@ pub fn bake(engine: &dyn Engine, colour: Colour, time: Duration) -> Result<()> {
     }
 }
 
+/// Whose fault it is that a colour misses the session store.
+struct StoreWatch {
+    outage: Outage,
+    /// Since when the old colour has what the new one misses.
+    alone: Option<Instant>,
+}
+
+impl StoreWatch {
+    fn new() -> Self {
+        Self {
+            outage: Outage::new(
+                "the bake goes on without what needs it",
+                "the bake looks at everything again",
+            ),
+            alone: None,
+        }
+    }
+
+    fn look(&mut self, engine: &dyn Engine, colour: Colour) -> Result<StoreState> {
+        let store = scrape::store_state(engine, colour)?;
+        self.outage.look(store);
+        let old = colour.other();
+        // One that has crashed, or is draining, cannot be asked, and is no witness.
+        let alone = store == StoreState::Down
+            && scrape::store_state(engine, old).is_ok_and(|store| store == StoreState::Up);
+        match self.alone {
+            _ if !alone => self.alone = None,
+            None => self.alone = Some(Instant::now()),
+            Some(since) if since.elapsed() < STORE_NOTICED_MAX => {}
+            Some(_) => {
+                let reason = format!("it cannot reach the session store, and {old} can");
+                return Err(fail(colour, reason));
+            }
+        }
+        Ok(store)
+    }
+}
+
 fn fail(colour: Colour, reason: impl ToString) -> Error {
     Error::Bake {
         colour,
@@ -76,21 +124,31 @@ fn fail(colour: Colour, reason: impl ToString) -> Error {
 }
 
 /// Returns whether there was a Traefik to look through.
-fn look(engine: &dyn Engine, colour: Colour, first: &Samples) -> Result<bool> {
+fn look(
+    engine: &dyn Engine,
+    colour: Colour,
+    first: &Samples,
+    store: &mut StoreWatch,
+) -> Result<bool> {
     let samples = Samples::of(engine, colour)?;
     compare(colour, first, &samples)?;
     scrape::ready(engine, colour)?;
+    let store = store.look(engine, colour)?;
     let stack = engine.stack();
-    match look_through_the_door(stack, colour) {
+    match look_through_the_door(stack, colour, store) {
         Err(_) if !traefik::answers(stack) => Ok(false),
         outcome => outcome.map(|()| true),
     }
 }
 
-fn look_through_the_door(stack: &Stack, colour: Colour) -> Result<()> {
+fn look_through_the_door(stack: &Stack, colour: Colour, store: StoreState) -> Result<()> {
     let door = Entrance::front_door(stack)?;
     traefik::probe(&door, &http::agent(), colour)?;
-    smoke::greet(&door, colour)
+    match store {
+        StoreState::Up => smoke::greet(&door, colour),
+        // Where each message is stored before its answer, there is none now.
+        StoreState::Down => smoke::shake_hands(&door, colour),
+    }
 }
 
 fn compare(colour: Colour, first: &Samples, now: &Samples) -> Result<()> {
@@ -98,11 +156,34 @@ fn compare(colour: Colour, first: &Samples, now: &Samples) -> Result<()> {
         let reason = "its process ended, and another one was started";
         return Err(fail(colour, reason));
     }
+    let rise = |metric| now.get(metric) - first.get(metric);
     for metric in MUST_NOT_RISE {
-        let rise = now.get(metric) - first.get(metric);
+        let rise = rise(metric);
         if rise > 0.0 {
             return Err(fail(colour, format!("{metric} rose by {rise}")));
         }
     }
+    let errors = rise(ERRORS) - rise(STORE_ERRORS);
+    if errors > 0.0 {
+        return Err(fail(colour, format!("{ERRORS} rose by {errors}")));
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compared(errors: u32, of_the_store: u32) -> Result<()> {
+        let now = format!("{ERRORS} {errors}\n{STORE_ERRORS} {of_the_store}\n");
+        compare(Colour::Green, &Samples::parse(""), &Samples::parse(&now))
+    }
+
+    #[test]
+    fn an_error_in_the_log_ends_a_bake_unless_the_store_is_to_blame() {
+        assert!(compared(0, 0).is_ok());
+        assert!(compared(2, 2).is_ok());
+        let error = compared(3, 2).unwrap_err().to_string();
+        assert!(error.contains("green did not hold out"), "{error}");
+    }
 }

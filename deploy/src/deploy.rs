@@ -21,14 +21,15 @@ use crate::{
     entrance::Entrance,
     error::{Error, Result},
     flip::{self, Plan, Source, Step, Steps},
-    history::{self, Entry, Outcome, Timing},
+    history::{self, Audited, Entry, Outcome, Timing},
     interrupt,
     lock::{self, Lock},
+    outage::Outage,
     router::Router,
-    scrape::{self, SAMPLE_INTERVAL, StoreState, Version},
+    scrape::{self, SAMPLE_INTERVAL, Version},
     smoke,
     stack::Stack,
-    traefik, wait,
+    store, traefik, wait,
 };
 
 /// The hard promise is 3 s; a machine that is busy building may take longer to get there.
@@ -87,6 +88,7 @@ pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Res
         steps: told.steps,
         drained: told.drained,
         handshakes_per_second_max: told.handshakes_per_second_max,
+        audit: None,
     };
     write_down(stack, &entry);
     if outcome.is_ok() {
@@ -115,8 +117,37 @@ pub fn note_up(engine: &dyn Engine, live: Colour, took: Duration) {
         steps: Vec::new(),
         drained: 0,
         handshakes_per_second_max: 0,
+        audit: None,
     };
     write_down(engine.stack(), &entry);
+}
+
+/// Writes down what the ledger of the last release says, under that release.
+pub fn note_audit(stack: &Stack, audited: Audited, well: bool, took: Duration) {
+    let last = history::last(&stack.history(), 1).unwrap_or_default().pop();
+    let Some(release) = last else { return };
+    let live = match release.outcome {
+        Outcome::Done | Outcome::Unfinished => release.to,
+        _ => release.from,
+    };
+    let entry = Entry {
+        at: Utc::now(),
+        verb: history::AUDIT.into(),
+        who: lock::user(),
+        host: lock::host(),
+        from: live,
+        to: live,
+        outcome: if well { Outcome::Done } else { Outcome::Failed },
+        reason: String::new(),
+        total_ms: millis(took),
+        switch_ms: None,
+        steps: Vec::new(),
+        drained: 0,
+        handshakes_per_second_max: 0,
+        audit: Some(audited),
+        ..release
+    };
+    write_down(stack, &entry);
 }
 
 /// What is live is live, written down or not.
@@ -179,11 +210,34 @@ impl Deploy<'_> {
         Ok(())
     }
 
-    /// Whether a session of one colour can go on in the other.
-    fn share_sessions(&self) -> Result<bool> {
-        let [one, other] = Colour::ALL.map(|colour| Version::of(self.engine, colour));
-        let (one, other) = (one?.store, other?.store);
-        Ok(one == other && !["", "memory"].contains(&one.as_str()))
+    fn preview(&self) -> Entrance {
+        Entrance::plain(self.stack.preview())
+    }
+
+    fn converse(&self, colour: Colour) -> Result<()> {
+        smoke::talk(&self.preview(), colour)?;
+        smoke::health(self.engine, colour)
+    }
+
+    /// One of the live colour's sessions goes on in the other, unless they end with their process
+    /// anyway.
+    fn move_session(&self, to: Colour) -> Result<()> {
+        let from = to.other();
+        let [live, next] = [from, to].map(|colour| Version::of(self.engine, colour));
+        let (live, next) = (live?, next?);
+        if !live.shares_sessions() {
+            return Ok(());
+        }
+        if live.store != next.store {
+            return Err(Error::SessionsStay {
+                from,
+                to,
+                live: live.store,
+                next: next.store_told().to_owned(),
+            });
+        }
+        let front_door = Entrance::front_door_for_now(self.stack);
+        smoke::move_over(&front_door, &self.preview(), to)
     }
 
     /// One that is shutting down for good already has to be started again.
@@ -198,11 +252,11 @@ impl Deploy<'_> {
         let other = colour.other();
         let began = Instant::now();
         let mut handshakes = scrape::handshakes(self.engine, other).unwrap_or_default();
-        let mut outage = Outage::default();
+        let mut outage = Outage::new("the drain waits for it", "the drain goes on");
         loop {
             let state = scrape::drain_state(self.engine, colour)?;
             let left = state.connections;
-            let paused = outage.look(state.store);
+            let paused = outage.look(state.store).min(OUTAGE_MAX);
             if left == 0 || began.elapsed() >= deadline + paused {
                 return Ok(left);
             }
@@ -217,33 +271,6 @@ impl Deploy<'_> {
                 handshakes = now;
             }
         }
-    }
-}
-
-/// The times when a drain has to rest.
-#[derive(Default)]
-struct Outage {
-    since: Option<Instant>,
-    before: Duration,
-}
-
-impl Outage {
-    /// How long the store was down so far, up to a limit. Says when it goes and when it is back.
-    fn look(&mut self, store: StoreState) -> Duration {
-        match (store, self.since) {
-            (StoreState::Down, None) => {
-                let since = *self.since.insert(Instant::now());
-                progress("the session store is down: the drain waits for it", since);
-            }
-            (StoreState::Up, Some(since)) => {
-                self.before += since.elapsed();
-                self.since = None;
-                progress("the session store is back: the drain goes on", since);
-            }
-            _ => {}
-        }
-        let now = self.since.map_or(Duration::ZERO, |since| since.elapsed());
-        (self.before + now).min(OUTAGE_MAX)
     }
 }
 
@@ -289,15 +316,31 @@ impl Steps for Deploy<'_> {
         Ok(())
     }
 
+    /// A new release is tried out as a whole. To go back is worth more than that: it depends on the
+    /// colour that it leaves for nothing, and does not wait for the store.
     fn smoke(&mut self, colour: Colour) -> Result<()> {
         traefik::service(self.stack, colour)?;
-        let preview = Entrance::plain(self.stack.preview());
-        smoke::talk(&preview, colour)?;
-        smoke::health(self.engine, colour)?;
-        if !self.share_sessions()? {
-            return Ok(());
+        let began = Instant::now();
+        let back = self.plan.source != Source::Build;
+        let talk = self.converse(colour);
+        let down = talk.is_err() && scrape::misses_store(self.engine, colour);
+        if down && back {
+            let what = "the session store is down: nobody can come back to a session yet";
+            progress(what, began);
+            smoke::shake_hands(&self.preview(), colour)?;
+            return scrape::alive(self.engine, colour);
+        } else if down {
+            return Err(store::down(self.stack, colour));
         }
-        smoke::move_over(&Entrance::front_door_for_now(self.stack), &preview, colour)
+        talk?;
+        match self.move_session(colour) {
+            Err(error) if back => {
+                let from = colour.other();
+                progress(&format!("no session moves from {from}: {error}"), began);
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     fn switch(&mut self, to: Colour) -> Result<()> {
@@ -310,7 +353,7 @@ impl Steps for Deploy<'_> {
     }
 
     fn confirm(&mut self, colour: Colour) -> Result<()> {
-        traefik::confirm(self.stack, colour)?;
+        traefik::confirm(self.engine, colour)?;
         if let Some(written) = self.written.filter(|_| colour == self.plan.to) {
             self.told.switch_ms = Some(millis(written.elapsed()));
         }
@@ -324,7 +367,7 @@ impl Steps for Deploy<'_> {
     fn bake(&mut self, plan: &Plan) -> Result<()> {
         bake::bake(self.engine, plan.to, plan.bake)?;
         self.router.point_to(plan.to)?;
-        traefik::confirm(self.stack, plan.to)
+        traefik::confirm(self.engine, plan.to)
     }
 
     /// A colour that cannot be drained, since it has crashed or is too old for that, is for

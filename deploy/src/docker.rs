@@ -22,6 +22,7 @@ use crate::{
     stack::Stack,
     store::{self, Store},
     traefik::{self, Place},
+    wait,
 };
 
 /// One word with the engine.
@@ -43,6 +44,9 @@ const CONFIGURATION: &str = "/etc/traefik";
 pub const OPERATOR_PORT: u16 = 9000;
 
 const TRAEFIK: &str = "traefik";
+
+/// To read its file again: seconds for the most that it holds, on a slow disk.
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The container of the sessions, its project and its volume.
 const STORE: &str = "store";
@@ -202,8 +206,14 @@ impl Docker {
             return Ok(());
         }
         let mut up = self.compose(STORE, "store.yml", &[]);
-        up.args(["up", "--detach", "--no-recreate", "--wait"]);
-        command::run(&mut up, PULL_TIMEOUT).map(drop)
+        up.args(["up", "--detach", "--no-recreate"]);
+        command::run(&mut up, PULL_TIMEOUT)?;
+        // The engine asks for its health every few seconds only, the first time too.
+        let ping = ["exec", &self.container(STORE), "redis-cli", "-e", "ping"];
+        wait::until("the session store's answer", STORE_TIMEOUT, || {
+            docker(&ping, TIMEOUT)
+        })
+        .map(drop)
     }
 
     fn build_image(&self, colour: Colour) -> Result<String> {

@@ -51,10 +51,26 @@ pub enum Error {
     )]
     OtherAccount,
     #[error(
-        "{VARIABLE} is not what the stack runs with, {0}, and its sessions would be lost; run \
-         ./just down first, or leave the variable alone"
+        "{VARIABLE} is {wanted}, the stack runs with {stack}, and no session would move from one to \
+         the other; leave the variable alone, or start anew: ./just down, then ./just up"
     )]
-    OtherStore(Store),
+    OtherStore { stack: Store, wanted: Store },
+    #[error("{colour} cannot reach {store}; {cure}, and ./just logs says more")]
+    StoreDown {
+        colour: Colour,
+        store: Store,
+        cure: &'static str,
+    },
+    #[error(
+        "{to} keeps its sessions in {next} and {from} in {live}, so none would move; \
+         to start anew with it: ./just down, then ./just up"
+    )]
+    SessionsStay {
+        from: Colour,
+        to: Colour,
+        live: String,
+        next: String,
+    },
     #[error("no port of 127.0.0.1 is free; stop something that listens there: ss -ltn")]
     NoPorts,
     #[error(

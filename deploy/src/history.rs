@@ -1,6 +1,7 @@
 //! What happened: one line of JSON a deploy, appended and never changed.
 
 use std::{
+    fmt,
     fs::{File, OpenOptions, read_to_string},
     io::{Read, Seek, SeekFrom, Write},
     path::Path,
@@ -27,6 +28,8 @@ pub enum Outcome {
     TakenBack,
     /// Nobody knows; `./just status` asks.
     Stuck,
+    /// Of an audit: the release failed, or the ledger does not agree.
+    Failed,
 }
 
 impl Outcome {
@@ -37,6 +40,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::TakenBack => "taken back",
             Self::Stuck => "stuck",
+            Self::Failed => "failed",
         }
     }
 }
@@ -71,6 +75,45 @@ pub struct Entry {
     pub drained: u64,
     /// The most handshakes a second that the new colour had meanwhile.
     pub handshakes_per_second_max: u64,
+    /// Of an audit; it has a line of its own, behind that of the release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audited>,
+}
+
+/// The verb of an audit's line.
+pub const AUDIT: &str = "audit";
+
+/// What the ledger of an audit says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audited {
+    /// Messages.
+    pub lost: u64,
+    pub duplicated: u64,
+    /// Returns to a session, and to none.
+    pub resumed: u64,
+    pub fresh: u64,
+    /// Without a connection.
+    pub gap_p99_ms: u64,
+}
+
+impl fmt::Display for Audited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            lost,
+            duplicated,
+            resumed,
+            fresh,
+            gap_p99_ms,
+        } = self;
+        write!(f, "{lost} messages lost, {duplicated} duplicated; ")?;
+        match resumed + fresh {
+            0 => f.write_str("nobody had to come back"),
+            returns => write!(
+                f,
+                "{resumed} of {returns} resumed, after {gap_p99_ms} ms without a connection (p99)"
+            ),
+        }
+    }
 }
 
 /// Appends an entry.
@@ -149,14 +192,16 @@ pub fn table(entries: &[Entry]) -> String {
             entry.who,
             entry.to_version,
         );
-        if !entry.reason.is_empty() {
-            text += &format!("{:21}{}\n", "", entry.reason.replace('\n', "; "));
+        let audit = entry.audit.iter().map(ToString::to_string);
+        let reason = (!entry.reason.is_empty()).then(|| entry.reason.replace('\n', "; "));
+        for line in audit.chain(reason) {
+            text += &format!("{:21}{line}\n", "");
         }
     }
     text
 }
 
-/// An `up` comes from nowhere.
+/// An `up` comes from nowhere, an audit leads nowhere.
 fn way(entry: &Entry) -> String {
     if entry.from == entry.to {
         entry.to.to_string()
@@ -187,6 +232,7 @@ mod tests {
             steps: vec![],
             drained: 7,
             handshakes_per_second_max: 8,
+            audit: None,
         }
     }
 
@@ -201,6 +247,24 @@ mod tests {
         }
         assert_eq!(last(&path, 2).unwrap(), entries[1..]);
         assert!(table(&entries).contains("56 ms"));
+    }
+
+    #[test]
+    fn an_audit_is_told_below_its_release() {
+        let mut audited = entry(AUDIT);
+        audited.audit = Some(Audited {
+            lost: 0,
+            duplicated: 1,
+            resumed: 9,
+            fresh: 1,
+            gap_p99_ms: 12,
+        });
+        audited.outcome = Outcome::Failed;
+        let line = serde_json::to_string(&audited).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&line).unwrap(), audited);
+        let told = table(&[entry("flip"), audited]);
+        let ledger = "0 messages lost, 1 duplicated; 9 of 10 resumed, after 12 ms without";
+        assert!(told.lines().last().unwrap().contains(ledger), "{told}");
     }
 
     #[test]

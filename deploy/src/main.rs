@@ -21,6 +21,7 @@ mod lock;
 mod logs;
 mod monitoring;
 mod native;
+mod outage;
 mod ports;
 mod preflight;
 mod router;

@@ -15,7 +15,7 @@ use crate::{
     scrape::{self, Samples, StoreState},
     settings,
     stack::Stack,
-    traefik,
+    store, traefik,
 };
 
 /// A build of the server, its log and a copy of it fit in there.
@@ -111,19 +111,13 @@ fn certificate_is_there(stack: &Stack) -> std::result::Result<String, String> {
 /// Who is sent away while the store is down comes back to nobody who knows the count.
 fn store_answers(engine: &dyn Engine, live: Colour) -> std::result::Result<String, String> {
     let store = &engine.stack().store;
-    if !store.fits(settings::store().as_deref()) {
-        return Err(Error::OtherStore(store.clone()).to_string());
-    }
-    match scrape::store_state(engine, live) {
-        Err(error) => Err(error.to_string()),
-        Ok(StoreState::Down) => Err(format!(
-            "{live} cannot reach {store}; ./just logs says why, and a flip can begin as \
-             soon as it is back"
-        )),
-        Ok(StoreState::Up) if !store.is_shared() => Ok(format!(
-            "{store}: sessions end with their process, and every client begins anew"
-        )),
-        Ok(StoreState::Up) => Ok(format!("{store} answers")),
+    let fits = store.fits(settings::store());
+    fits.map_err(|error| error.to_string())?;
+    match scrape::store_state(engine, live).map_err(|error| error.to_string())? {
+        StoreState::Down => Err(store::down(engine.stack(), live).to_string()),
+        StoreState::Up => Ok(store
+            .warning()
+            .unwrap_or_else(|| format!("{store} answers"))),
     }
 }
 

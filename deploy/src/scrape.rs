@@ -17,7 +17,7 @@ impl Samples {
         Ok(Self::parse(&text))
     }
 
-    fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let samples = samples.filter_map(|line| {
             let (name, value) = line.rsplit_once(' ')?;
@@ -61,6 +61,20 @@ impl Version {
 
     pub fn told(&self) -> String {
         format!("{} ({})", self.version, self.revision)
+    }
+
+    /// Where it keeps its sessions, in a word. Releases without a choice have the process's memory.
+    pub fn store_told(&self) -> &str {
+        if self.store.is_empty() {
+            "memory"
+        } else {
+            &self.store
+        }
+    }
+
+    /// Whether a session outlives its process.
+    pub fn shares_sessions(&self) -> bool {
+        self.store_told() != "memory"
     }
 }
 
@@ -136,6 +150,12 @@ pub fn ready(engine: &dyn Engine, colour: Colour) -> Result<()> {
 pub fn store_state(engine: &dyn Engine, colour: Colour) -> Result<StoreState> {
     let readiness: Readiness = http::get_json(&operator_url(engine, colour, "readyz")?)?;
     Ok(readiness.store)
+}
+
+/// Whether a colour says that it cannot reach its session store: who comes back to a session is then
+/// sent away, whatever else is well.
+pub fn misses_store(engine: &dyn Engine, colour: Colour) -> bool {
+    store_state(engine, colour).is_ok_and(|store| store == StoreState::Down)
 }
 
 /// # Errors

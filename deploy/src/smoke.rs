@@ -240,6 +240,21 @@ pub fn greet(entrance: &Entrance, colour: Colour) -> Result<()> {
     })
 }
 
+/// No more than a handshake, which needs no session store.
+///
+/// # Errors
+/// What it failed of.
+pub fn shake_hands(entrance: &Entrance, colour: Colour) -> Result<()> {
+    let shaken = Talk::open(entrance, None);
+    shaken
+        .and_then(|talk| expect_headers(&talk, colour, "false", "0"))
+        .map_err(|reason| Error::Smoke {
+            address: entrance.url("ws", ""),
+            step: "the handshake",
+            reason,
+        })
+}
+
 fn conversation(entrance: &Entrance, colour: Colour, step: &mut &'static str) -> Step<()> {
     let mut first = Talk::open(entrance, None)?;
     expect_headers(&first, colour, "false", "0")?;

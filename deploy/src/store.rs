@@ -5,6 +5,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    colour::Colour,
+    engine::Kind,
+    error::{Error, Result},
+    stack::Stack,
+};
+
 /// The setting, as the server knows it.
 pub const VARIABLE: &str = "TALLY_SESSION_STORE";
 
@@ -43,9 +50,38 @@ impl Store {
         *self != Self::default()
     }
 
-    /// Whether somebody who sets that means this one.
-    pub fn fits(&self, setting: Option<&str>) -> bool {
-        setting.is_none_or(|setting| *self == Self::Other(setting.to_owned()))
+    /// What a flip does to the clients, where it does anything.
+    pub fn warning(&self) -> Option<String> {
+        (!self.is_shared()).then(|| {
+            format!(
+                "{self}: sessions end with their process, and after a flip every client begins anew"
+            )
+        })
+    }
+
+    /// # Errors
+    /// Somebody who sets that means another one.
+    pub fn fits(&self, setting: Option<String>) -> Result<()> {
+        match setting.map(Self::Other) {
+            Some(wanted) if wanted != *self => Err(Error::OtherStore {
+                stack: self.clone(),
+                wanted,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// That a colour misses the store of its stack, and what helps.
+pub fn down(stack: &Stack, colour: Colour) -> Error {
+    Error::StoreDown {
+        colour,
+        store: stack.store.clone(),
+        cure: match (&stack.store, stack.engine) {
+            (Store::Own, Kind::Docker) => "./just up starts its container",
+            (Store::Own, Kind::Native) => "see that .tally/state can be written to",
+            (Store::Other(_), _) => "see that it runs and can be reached from here",
+        },
     }
 }
 
@@ -76,8 +112,18 @@ mod tests {
     #[test]
     fn a_setting_that_is_not_there_fits_any_store() {
         let store = Store::of(Some("memory".into()));
-        assert!(store.fits(None) && store.fits(Some("memory")));
-        assert!(!store.fits(Some("sqlite:a.db")) && !Store::Own.fits(Some("memory")));
+        assert!(store.fits(None).is_ok() && store.fits(Some("memory".into())).is_ok());
+        assert!(Store::Own.fits(None).is_ok() && Store::Own.fits(Some("memory".into())).is_err());
         assert!(Store::Own.is_shared() && !store.is_shared());
+    }
+
+    #[test]
+    fn two_stores_that_do_not_agree_are_both_named() {
+        let wanted = Some("redis://tally:secret@elsewhere:6379".to_owned());
+        let store = Store::of(Some("sqlite:a.db".into()));
+        let told = store.fits(wanted).unwrap_err().to_string();
+        assert!(told.contains("redis://…@elsewhere:6379"), "{told}");
+        assert!(told.contains("runs with sqlite:a.db"), "{told}");
+        assert!(told.contains("./just down"), "{told}");
     }
 }

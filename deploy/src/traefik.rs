@@ -132,11 +132,12 @@ pub fn service(stack: &Stack, colour: Colour) -> Result<()> {
 }
 
 /// Waits until Traefik has taken the router over, and then until what comes through the front
-/// door comes from this colour: plain answers, and a conversation.
+/// door comes from this colour: plain answers, and a conversation, as far as the session store lets it.
 ///
 /// # Errors
 /// It did not in time, or Traefik can make nothing of the router.
-pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
+pub fn confirm(engine: &dyn Engine, colour: Colour) -> Result<()> {
+    let stack = engine.stack();
     wait::until(
         &format!("Traefik's switch to {colour}"),
         SWITCH_TIMEOUT,
@@ -163,7 +164,10 @@ pub fn confirm(stack: &Stack, colour: Colour) -> Result<()> {
                 probe(&door, &kept, colour)?;
                 probe(&door, &http::agent(), colour)?;
             }
-            smoke::talk(&door, colour)
+            match smoke::talk(&door, colour) {
+                Err(_) if scrape::misses_store(engine, colour) => smoke::shake_hands(&door, colour),
+                outcome => outcome,
+            }
         },
     )
 }

@@ -37,7 +37,7 @@ use crate::{
     settings::Settings,
     smoke,
     stack::{self, Record, Stack},
-    store::Store,
+    store::{self, Store},
     traefik, wait,
 };
 
@@ -112,8 +112,8 @@ fn stays(stack: &Stack, settings: &Settings) -> Result<Stack> {
         Err(Error::OtherEngine(engine))
     } else if settings.port.is_some_and(|wanted| wanted != port) {
         Err(Error::RunsElsewhere(port))
-    } else if !stack.store.fits(settings.store.as_deref()) {
-        Err(Error::OtherStore(stack.store.clone()))
+    } else if let Err(error) = stack.store.fits(settings.store.clone()) {
+        Err(error)
     } else if !stack.door.becomes(&settings.door) {
         Err(Error::OtherAccount)
     } else if stack.door == settings.door {
@@ -171,9 +171,20 @@ fn open_door(engine: &dyn Engine, live: Colour) -> Result<()> {
         _ => READY_TIMEOUT,
     };
     let what = "a conversation through the front door";
-    wait::until(what, patience, || smoke::talk(&door, live))?;
+    let talk = wait::until(what, patience, || smoke::talk(&door, live));
+    talk.map_err(|error| blame_store(engine, live, error))?;
     progress("a client gets through the front door", began);
     Ok(())
+}
+
+/// Whoever comes back is sent away while the store is down, which says more than that does.
+fn blame_store(engine: &dyn Engine, colour: Colour, error: Error) -> Error {
+    match error {
+        Error::Timeout { .. } if scrape::misses_store(engine, colour) => {
+            store::down(engine.stack(), colour)
+        }
+        error => error,
+    }
 }
 
 pub fn up(root: &Path) -> Result<()> {
@@ -187,6 +198,9 @@ pub fn up(root: &Path) -> Result<()> {
     handover::hand_over(engine)?;
     engine.prepare()?;
     progress(&format!("the {} engine is there", engine.kind()), began);
+    if let Some(warning) = stack.store.warning() {
+        println!("==> {warning}");
+    }
     let live = router.live().unwrap_or(Colour::Blue);
     forget_warm(stack, live);
     let fresh = raise(engine, live)?;
@@ -351,8 +365,10 @@ fn stop_flip(stack: &Stack) -> Result<bool> {
 }
 
 fn went_back(stack: &Stack, asked: DateTime<Utc>) -> bool {
-    let last = history::last(&stack.history(), 1).unwrap_or_default();
-    last.last().is_some_and(|entry| {
+    // An audit may have written its line behind the flip's.
+    let last = history::last(&stack.history(), 2).unwrap_or_default();
+    let mut releases = last.iter().filter(|entry| entry.verb != history::AUDIT);
+    releases.next_back().is_some_and(|entry| {
         let ended = entry.at + Duration::from_millis(entry.total_ms);
         ended >= asked && [Outcome::Refused, Outcome::TakenBack].contains(&entry.outcome)
     })

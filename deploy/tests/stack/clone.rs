@@ -275,9 +275,18 @@ impl Clone {
     }
 
     pub fn connect(&self) -> Result<(Socket, Response), String> {
+        self.shake_hands("")
+    }
+
+    /// Shakes hands with a session of before.
+    pub fn come_back(&self, session: &str) -> Result<(Socket, Response), String> {
+        self.shake_hands(&format!("?session={session}"))
+    }
+
+    fn shake_hands(&self, query: &str) -> Result<(Socket, Response), String> {
         let stream = self.open().map_err(|error| error.to_string())?;
         let scheme = if self.trust.is_some() { "wss" } else { "ws" };
-        let url = format!("{scheme}://{NAME}:{}/ws/chat/", self.port);
+        let url = format!("{scheme}://{NAME}:{}/ws/chat/{query}", self.port);
         tungstenite::client(url, stream).map_err(|error| error.to_string())
     }
 

@@ -33,7 +33,7 @@ fn a_container_may_do_no_more_than_it_must() {
     let Some(clone) = Clone::upped(Engine::Docker) else {
         return;
     };
-    for name in ["blue", "traefik"] {
+    for name in ["blue", "traefik", "store"] {
         let container = inspect(&clone.container(name));
         assert_confined(name, &container);
         let user = container["Config"]["User"].as_str().unwrap();
@@ -54,10 +54,35 @@ fn only_traefik_is_published_and_only_on_loopback() {
         let addresses = addresses.map(|binding| binding["HostIp"].as_str().unwrap().to_owned());
         addresses.collect::<Vec<_>>()
     };
-    assert_eq!(ports("blue"), Vec::<String>::new());
+    for unpublished in ["blue", "store"] {
+        assert_eq!(ports(unpublished), Vec::<String>::new());
+    }
     assert_eq!(ports("traefik"), ["127.0.0.1"; 3]);
     let network = inspect(&clone.container("private"));
     assert_eq!(network["Internal"], true, "a colour cannot call out");
+}
+
+/// Whoever reaches the store can read every session.
+#[test]
+fn the_store_is_reached_on_the_private_network_only() {
+    let Some(clone) = Clone::upped(Engine::Docker) else {
+        return;
+    };
+    let store = inspect(&clone.container("store"));
+    let networks = &store["NetworkSettings"]["Networks"];
+    let private = clone.container("private");
+    assert_eq!(networks.as_object().unwrap().len(), 1, "{networks}");
+    let address = networks[&private]["IPAddress"].as_str().unwrap();
+    let image = store["Config"]["Image"].as_str().unwrap();
+    let ping = |network: &str| {
+        let run = ["run", "--rm", "--network", network, image];
+        let ping = ["timeout", "3", "redis-cli", "-h", address, "ping"];
+        docker(&[&run[..], &ping].concat())
+    };
+    assert_eq!(ping(&private), Ok("PONG".into()));
+    for elsewhere in ["bridge", &clone.container("edge")] {
+        assert!(ping(elsewhere).is_err(), "{elsewhere}");
+    }
 }
 
 #[test]
@@ -77,12 +102,12 @@ fn a_container_may_open_as_many_files_as_was_said() {
 }
 
 #[test]
-fn the_engine_knows_that_both_are_healthy() {
+fn the_engine_knows_that_all_are_healthy() {
     let Some(clone) = Clone::upped(Engine::Docker) else {
         return;
     };
     let began = Instant::now();
-    for name in ["blue", "traefik"] {
+    for name in ["blue", "traefik", "store"] {
         let health = || inspect(&clone.container(name))["State"]["Health"].clone();
         while health()["Status"] != "healthy" {
             assert!(began.elapsed() < HEALTH_TIMEOUT, "{name}: {}", health());

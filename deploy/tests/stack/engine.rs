@@ -27,6 +27,8 @@ pub enum Sick {
     EndsAtOnce,
     NeverReady,
     RefusesMessages,
+    /// In its memory, whatever the others do.
+    KeepsSessionsToItself,
 }
 
 /// Makes a test of each function on each engine; it gets the engine. The second list has those
@@ -181,6 +183,7 @@ fn sick_program(clone: &Clone, sick: Sick, server: &str) -> String {
         Sick::EndsAtOnce => "exit 1".to_owned(),
         Sick::NeverReady => "exec sleep 60".to_owned(),
         Sick::RefusesMessages => format!("TALLY_MESSAGE_BYTES_MAX=1 exec {server}"),
+        Sick::KeepsSessionsToItself => format!("TALLY_SESSION_STORE=memory exec {server}"),
     };
     let path = clone.root.path().join("sick");
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -195,6 +198,7 @@ fn sick_image(sick: Sick, server: &str) -> String {
         Sick::EndsAtOnce => "--listen=nowhere",
         Sick::NeverReady => "--operator-listen=127.0.0.1:9000",
         Sick::RefusesMessages => "--message-bytes-max=1",
+        Sick::KeepsSessionsToItself => "--session-store=memory",
     };
     let folder = tempfile::tempdir().unwrap();
     let dockerfile = folder.path().join("Dockerfile");

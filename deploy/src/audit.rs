@@ -13,7 +13,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    deploy,
+    deploy, engine,
     error::{Error, Result},
     history::Audited,
     interrupt,
@@ -63,7 +63,8 @@ impl Audit {
     /// The front door is under TLS, the load test cannot be run, the verb failed, or the ledger does
     /// not agree.
     pub fn run(self, root: &Path, verb: &[String]) -> Result<()> {
-        let stack = Stack::load(root)?;
+        let engine = engine::of(Stack::load(root)?);
+        let (engine, stack) = (engine.as_ref(), engine.stack());
         if stack.door.tls.is_some() {
             return Err(Error::AuditUnderTls);
         }
@@ -74,7 +75,7 @@ impl Audit {
         let words = [program.into_os_string(), "--root".into(), root.into()];
         let words = words.into_iter().chain(verb.iter().map(OsString::from));
         let command: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
-        let url = format!("ws://{}/ws/chat/", stack.front_door());
+        let url = format!("ws://{}/ws/chat/", engine.front_door()?);
         let mut loadtest = loadtest(root);
         loadtest
             .args([url.as_str(), "--mode", "drain", "--reconnect"])
@@ -98,7 +99,7 @@ impl Audit {
         let ended = ended.map_err(Error::file(loadtest.get_program()))?;
         let well = ended.success();
         if let Some(ledger) = ledger(&report) {
-            deploy::note_audit(&stack, ledger, well, began.elapsed());
+            deploy::note_audit(engine, ledger, well, began.elapsed());
         }
         if well { Ok(()) } else { Err(Error::Audit) }
     }

@@ -1,6 +1,7 @@
 //! The bake: for a while the new colour is live, and the old one is still there to go back to.
 
 use std::{
+    collections::HashMap,
     thread,
     time::{Duration, Instant},
 };
@@ -13,9 +14,7 @@ use crate::{
     http, interrupt,
     outage::Outage,
     scrape::{self, Samples, StoreState},
-    smoke,
-    stack::Stack,
-    traefik,
+    smoke, traefik,
 };
 
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -54,7 +53,7 @@ const STARTED: &str = "process_start_time_seconds";
 /// What the colour did wrong, or that somebody asked to stop.
 pub fn bake(engine: &dyn Engine, colour: Colour, time: Duration) -> Result<()> {
     let began = Instant::now();
-    let first = Samples::of(engine, colour).map_err(|error| fail(colour, error))?;
+    let first = Samples::by_process(engine, colour).map_err(|error| fail(colour, error))?;
     let mut failures = 0;
     let mut traefik_seen = began;
     let mut store = StoreWatch::new();
@@ -127,22 +126,25 @@ fn fail(colour: Colour, reason: impl ToString) -> Error {
 fn look(
     engine: &dyn Engine,
     colour: Colour,
-    first: &Samples,
+    first: &HashMap<String, Samples>,
     store: &mut StoreWatch,
 ) -> Result<bool> {
-    let samples = Samples::of(engine, colour)?;
-    compare(colour, first, &samples)?;
+    // One that has come meanwhile, or has gone, is the doing of whoever runs them.
+    for (process, now) in Samples::by_process(engine, colour)? {
+        if let Some(first) = first.get(&process) {
+            compare(colour, first, &now)?;
+        }
+    }
     scrape::ready(engine, colour)?;
     let store = store.look(engine, colour)?;
-    let stack = engine.stack();
-    match look_through_the_door(stack, colour, store) {
-        Err(_) if !traefik::answers(stack) => Ok(false),
+    match look_through_the_door(engine, colour, store) {
+        Err(_) if !traefik::answers(engine) => Ok(false),
         outcome => outcome.map(|()| true),
     }
 }
 
-fn look_through_the_door(stack: &Stack, colour: Colour, store: StoreState) -> Result<()> {
-    let door = Entrance::front_door(stack)?;
+fn look_through_the_door(engine: &dyn Engine, colour: Colour, store: StoreState) -> Result<()> {
+    let door = Entrance::front_door(engine)?;
     traefik::probe(&door, &http::agent(), colour)?;
     match store {
         StoreState::Up => smoke::greet(&door, colour),

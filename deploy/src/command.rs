@@ -1,7 +1,7 @@
 //! Running other programs, never longer than they may take.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -21,7 +21,15 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// # Errors
 /// It cannot be run, failed (with its complaint), or took longer than `limit` and was killed.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
-    finish(command, limit).map(|(printed, _)| printed)
+    finish(command.stdin(Stdio::null()), None, limit).map(|(printed, _)| printed)
+}
+
+/// The same for a command that reads `input`.
+///
+/// # Errors
+/// As of [`run`].
+pub fn feed(command: &mut Command, input: String, limit: Duration) -> Result<String> {
+    finish(command.stdin(Stdio::piped()), Some(input), limit).map(|(printed, _)| printed)
 }
 
 /// The same, with what it wrote to standard error behind what it printed.
@@ -29,20 +37,27 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
 /// # Errors
 /// As of [`run`].
 pub fn run_with_complaints(command: &mut Command, limit: Duration) -> Result<String> {
-    let (printed, complained) = finish(command, limit)?;
+    let (printed, complained) = finish(command.stdin(Stdio::null()), None, limit)?;
     Ok(format!("{printed} {complained}").trim().to_owned())
 }
 
-fn finish(command: &mut Command, limit: Duration) -> Result<(String, String)> {
+fn finish(
+    command: &mut Command,
+    input: Option<String>,
+    limit: Duration,
+) -> Result<(String, String)> {
     let fail = failure(command);
     let mut child = command
-        .stdin(Stdio::null())
         // Ctrl-C is for this program, which then decides what becomes of its children.
         .process_group(0)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| fail(error.to_string()))?;
+    if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
+        // Who does not read it all has its reasons, and says so.
+        thread::spawn(move || pipe.write_all(input.as_bytes()));
+    }
     let printed = collect(child.stdout.take());
     let complained = collect(child.stderr.take());
     // When time is up the pipes are left alone: a grandchild may hold them open for ever.
@@ -136,6 +151,13 @@ mod tests {
     #[test]
     fn a_command_says_what_it_printed() {
         assert_eq!(run(&mut shell("echo yes"), PLENTY).unwrap(), "yes");
+    }
+
+    #[test]
+    fn a_command_reads_what_it_is_fed() {
+        let long = "x".repeat(1 << 20);
+        assert_eq!(feed(&mut shell("wc -c"), long, PLENTY).unwrap(), "1048576");
+        assert!(feed(&mut shell("exit 0"), "unread".into(), PLENTY).is_ok());
     }
 
     #[test]

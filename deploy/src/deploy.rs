@@ -5,7 +5,7 @@
 )]
 
 use std::{
-    env, fs,
+    env,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     thread,
@@ -25,15 +25,11 @@ use crate::{
     interrupt,
     lock::{self, Lock},
     outage::Outage,
-    router::Router,
     scrape::{self, SAMPLE_INTERVAL, Version},
     smoke,
     stack::Stack,
     store, traefik, wait,
 };
-
-/// The hard promise is 3 s; a machine that is busy building may take longer to get there.
-pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Beside the time that the rate asks for: peers may be slow to answer a goodbye.
 const DRAIN_SLACK: Duration = Duration::from_secs(10);
@@ -59,7 +55,6 @@ pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Res
         stack,
         engine,
         lock,
-        router: Router::of(stack),
         meant: None,
         written: None,
         told: Told::default(),
@@ -90,7 +85,7 @@ pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Res
         handshakes_per_second_max: told.handshakes_per_second_max,
         audit: None,
     };
-    write_down(stack, &entry);
+    write_down(engine, &entry);
     if outcome.is_ok() {
         progress(&format!("{} is live", plan.to), began);
     }
@@ -119,12 +114,12 @@ pub fn note_up(engine: &dyn Engine, live: Colour, took: Duration) {
         handshakes_per_second_max: 0,
         audit: None,
     };
-    write_down(engine.stack(), &entry);
+    write_down(engine, &entry);
 }
 
 /// Writes down what the ledger of the last release says, under that release.
-pub fn note_audit(stack: &Stack, audited: Audited, well: bool, took: Duration) {
-    let last = history::last(&stack.history(), 1).unwrap_or_default().pop();
+pub fn note_audit(engine: &dyn Engine, audited: Audited, well: bool, took: Duration) {
+    let last = engine.history().last(1).unwrap_or_default().pop();
     let Some(release) = last else { return };
     let live = match release.outcome {
         Outcome::Done | Outcome::Unfinished => release.to,
@@ -147,12 +142,12 @@ pub fn note_audit(stack: &Stack, audited: Audited, well: bool, took: Duration) {
         audit: Some(audited),
         ..release
     };
-    write_down(stack, &entry);
+    write_down(engine, &entry);
 }
 
 /// What is live is live, written down or not.
-fn write_down(stack: &Stack, entry: &Entry) {
-    if let Err(error) = history::append(&stack.history(), entry) {
+fn write_down(engine: &dyn Engine, entry: &Entry) {
+    if let Err(error) = engine.history().append(entry) {
         println!("==> not written down: {error}");
     }
 }
@@ -190,7 +185,6 @@ struct Deploy<'a> {
     stack: &'a Stack,
     engine: &'a dyn Engine,
     lock: &'a mut Lock,
-    router: Router,
     /// The revision that was built.
     meant: Option<String>,
     /// When the router's file was written last.
@@ -201,7 +195,7 @@ struct Deploy<'a> {
 impl Deploy<'_> {
     /// Sees to it that nothing of the colour runs that this flip did not start.
     fn clear(&mut self, colour: Colour) -> Result<()> {
-        forget_warm(self.stack, colour);
+        self.engine.forget_warm(colour);
         if self.engine.runs(colour) {
             let plan = *self.plan;
             self.drain(colour, &plan)?;
@@ -210,12 +204,12 @@ impl Deploy<'_> {
         Ok(())
     }
 
-    fn preview(&self) -> Entrance {
-        Entrance::plain(self.stack.preview())
+    fn preview(&self, colour: Colour) -> Result<Entrance> {
+        self.engine.preview(colour).map(Entrance::plain)
     }
 
     fn converse(&self, colour: Colour) -> Result<()> {
-        smoke::talk(&self.preview(), colour)?;
+        smoke::talk(&self.preview(colour)?, colour)?;
         smoke::health(self.engine, colour)
     }
 
@@ -236,13 +230,13 @@ impl Deploy<'_> {
                 next: next.store_told().to_owned(),
             });
         }
-        let front_door = Entrance::front_door_for_now(self.stack);
-        smoke::move_over(&front_door, &self.preview(), to)
+        let front_door = Entrance::front_door_for_now(self.engine)?;
+        smoke::move_over(&front_door, &self.preview(to)?, to)
     }
 
     /// One that is shutting down for good already has to be started again.
     fn wake(&self, colour: Colour) -> Result<()> {
-        forget_warm(self.stack, colour);
+        self.engine.forget_warm(colour);
         scrape::take_drain_back(self.engine, colour).or_else(|_| self.engine.start(colour))
     }
 
@@ -301,7 +295,8 @@ impl Steps for Deploy<'_> {
 
     fn wait_ready(&mut self, colour: Colour) -> Result<()> {
         let what = format!("{colour} being ready");
-        wait::until(&what, READY_TIMEOUT, || scrape::ready(self.engine, colour))?;
+        let patience = self.engine.ready_timeout();
+        wait::until(&what, patience, || scrape::ready(self.engine, colour))?;
         let found = Version::of(self.engine, colour)?;
         self.told.version = found.told();
         let differs = |meant: &String| *meant != found.revision;
@@ -319,7 +314,7 @@ impl Steps for Deploy<'_> {
     /// A new release is tried out as a whole. To go back is worth more than that: it depends on the
     /// colour that it leaves for nothing, and does not wait for the store.
     fn smoke(&mut self, colour: Colour) -> Result<()> {
-        traefik::service(self.stack, colour)?;
+        traefik::service(self.engine, colour)?;
         let began = Instant::now();
         let back = self.plan.source != Source::Build;
         let talk = self.converse(colour);
@@ -327,7 +322,7 @@ impl Steps for Deploy<'_> {
         if down && back {
             let what = "the session store is down: nobody can come back to a session yet";
             progress(what, began);
-            smoke::shake_hands(&self.preview(), colour)?;
+            smoke::shake_hands(&self.preview(colour)?, colour)?;
             return scrape::alive(self.engine, colour);
         } else if down {
             return Err(store::down(self.stack, colour));
@@ -346,9 +341,9 @@ impl Steps for Deploy<'_> {
     fn switch(&mut self, to: Colour) -> Result<()> {
         self.written = Some(Instant::now());
         if to == self.plan.to {
-            self.router.try_out(to)
+            self.engine.try_out(to)
         } else {
-            self.router.point_to(to)
+            self.engine.point_to(to)
         }
     }
 
@@ -366,7 +361,7 @@ impl Steps for Deploy<'_> {
 
     fn bake(&mut self, plan: &Plan) -> Result<()> {
         bake::bake(self.engine, plan.to, plan.bake)?;
-        self.router.point_to(plan.to)?;
+        self.engine.point_to(plan.to)?;
         traefik::confirm(self.engine, plan.to)
     }
 
@@ -399,7 +394,7 @@ impl Steps for Deploy<'_> {
     fn retire(&mut self, plan: &Plan) -> Result<()> {
         match plan.keep_warm {
             None => self.engine.stop(plan.from),
-            Some(time) => keep_warm(self.stack, plan.from, time),
+            Some(time) => keep_warm(self.engine, plan.from, time),
         }
     }
 
@@ -417,10 +412,9 @@ impl Steps for Deploy<'_> {
 }
 
 /// Leaves a drained colour running, with a process of its own that will stop it.
-fn keep_warm(stack: &Stack, colour: Colour, time: Duration) -> Result<()> {
-    let until = (Utc::now() + time).to_rfc3339();
-    let path = stack.warm(colour);
-    fs::write(&path, until).map_err(Error::file(path))?;
+fn keep_warm(engine: &dyn Engine, colour: Colour, time: Duration) -> Result<()> {
+    engine.keep_warm(colour, &(Utc::now() + time).to_rfc3339())?;
+    let stack = engine.stack();
     let program = env::current_exe().map_err(Error::file("this program"))?;
     let mut retire = Command::new(&program);
     retire
@@ -434,16 +428,6 @@ fn keep_warm(stack: &Stack, colour: Colour, time: Duration) -> Result<()> {
     retire.spawn().map(drop).map_err(Error::file(program))
 }
 
-/// Until when a colour is kept for a rollback, as it was written.
-pub fn warm_until(stack: &Stack, colour: Colour) -> Option<String> {
-    fs::read_to_string(stack.warm(colour)).ok()
-}
-
-pub fn forget_warm(stack: &Stack, colour: Colour) {
-    // It may not be there, and then there is nothing to forget.
-    let _ = fs::remove_file(stack.warm(colour));
-}
-
 /// Ends what a flip left running that somebody or something ended: the sockets are sent away at
 /// the usual rate, and the colour stops.
 ///
@@ -452,7 +436,7 @@ pub fn forget_warm(stack: &Stack, colour: Colour) {
 pub fn finish(engine: &dyn Engine, lock: &mut Lock, plan: &Plan) -> Result<()> {
     let stack = engine.stack();
     let idle = plan.from;
-    if !engine.runs(idle) || warm_until(stack, idle).is_some() {
+    if !engine.runs(idle) || engine.warm_until(idle).is_some() {
         return Ok(());
     }
     let began = Instant::now();
@@ -461,7 +445,6 @@ pub fn finish(engine: &dyn Engine, lock: &mut Lock, plan: &Plan) -> Result<()> {
         stack,
         engine,
         lock,
-        router: Router::of(stack),
         meant: None,
         written: None,
         told: Told::default(),

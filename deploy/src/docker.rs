@@ -15,7 +15,7 @@ use chrono::Utc;
 use crate::{
     colour::Colour,
     command,
-    engine::{BUILD_TIMEOUT, Engine, Kind, STOP_TIMEOUT},
+    engine::{BUILD_TIMEOUT, Engine, Kind, Process, STOP_TIMEOUT},
     error::{Error, Result},
     monitoring::{self, Containers, Host},
     settings, sources,
@@ -82,6 +82,32 @@ fn check() -> Result<String> {
 /// Runs the client; returns what it printed.
 pub fn docker(arguments: &[&str], limit: Duration) -> Result<String> {
     command::run(Command::new("docker").args(arguments), limit)
+}
+
+/// Builds the server's image from the sources under `root`.
+///
+/// # Errors
+/// It cannot be built; the output says why.
+pub fn build_image(root: &Path, tag: &str, revision: &str, label: Option<&str>) -> Result<()> {
+    let mut build = Command::new("docker");
+    build
+        .args(["build", "--file"])
+        .arg(root.join("server/Dockerfile"))
+        .args(["--tag", tag]);
+    if let Some(label) = label {
+        build.args(["--label", label]);
+    }
+    let facts = [
+        format!("VERSION={}", env!("CARGO_PKG_VERSION")),
+        format!("REVISION={revision}"),
+        format!("CREATED={}", Utc::now().to_rfc3339()),
+    ];
+    for fact in &facts {
+        build.args(["--build-arg", fact]);
+    }
+    // Without it an old client builds without cache mounts.
+    build.arg(root).env("DOCKER_BUILDKIT", "1");
+    command::watch(&mut build, BUILD_TIMEOUT)
 }
 
 /// What the engine knows of a container.
@@ -219,25 +245,7 @@ impl Docker {
     fn build_image(&self, colour: Colour) -> Result<String> {
         let root = self.stack.root();
         let revision = sources::revision(root);
-        let mut build = Command::new("docker");
-        build
-            .args(["build", "--file"])
-            .arg(root.join("server/Dockerfile"))
-            .args(["--tag", &self.image(colour)])
-            .args(["--label", &self.label()])
-            .args([
-                "--build-arg",
-                &format!("VERSION={}", env!("CARGO_PKG_VERSION")),
-            ])
-            .args(["--build-arg", &format!("REVISION={revision}")])
-            .args([
-                "--build-arg",
-                &format!("CREATED={}", Utc::now().to_rfc3339()),
-            ])
-            .arg(root)
-            // Without it an old client builds without cache mounts.
-            .env("DOCKER_BUILDKIT", "1");
-        command::watch(&mut build, BUILD_TIMEOUT)?;
+        build_image(root, &self.image(colour), &revision, Some(&self.label()))?;
         Ok(revision)
     }
 
@@ -325,10 +333,13 @@ impl Engine for Docker {
 
     /// On the private network, which this machine is part of. Asked each time: a container that
     /// was started again may have another address.
-    fn operator(&self, colour: Colour) -> Result<String> {
+    fn processes(&self, colour: Colour) -> Result<Vec<Process>> {
         let container = self.inspect(colour.name())?;
         if container.status == "running" && !container.address.is_empty() {
-            return Ok(format!("{}:{OPERATOR_PORT}", container.address));
+            return Ok(vec![Process {
+                name: colour.to_string(),
+                operator: format!("{}:{OPERATOR_PORT}", container.address),
+            }]);
         }
         Err(Error::NotRunning {
             colour,
@@ -346,18 +357,18 @@ impl Engine for Docker {
         Vec::new()
     }
 
-    fn disk(&self) -> PathBuf {
+    fn disk(&self) -> Option<PathBuf> {
         let root = docker(&["info", "--format={{.DockerRootDir}}"], TIMEOUT);
         let root = root.map(PathBuf::from).unwrap_or_default();
-        if root.is_dir() {
+        Some(if root.is_dir() {
             root
         } else {
             self.stack.run()
-        }
+        })
     }
 
-    fn files_max(&self) -> u64 {
-        self.stack.files_max
+    fn files_max(&self) -> Option<u64> {
+        Some(self.stack.files_max)
     }
 
     fn can_start(&self, colour: Colour) -> bool {
@@ -396,9 +407,9 @@ impl Engine for Docker {
 
     /// `TALLY_IMAGE` names an image to run instead of building one.
     fn build(&self, colour: Colour) -> Result<Option<String>> {
-        match std::env::var("TALLY_IMAGE").as_deref() {
-            Err(_) | Ok("") => self.build_image(colour).map(Some),
-            Ok(image) => self.take_image(colour, image),
+        match settings::text("TALLY_IMAGE") {
+            None => self.build_image(colour).map(Some),
+            Some(image) => self.take_image(colour, &image),
         }
     }
 

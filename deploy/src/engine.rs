@@ -1,15 +1,19 @@
 //! What an engine can do with a colour. The flow of `up` and `flip` knows nothing else of it.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, fs, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     colour::Colour,
     docker::{self, Docker},
-    error::Result,
+    error::{Error, Result},
+    history,
+    kubernetes::Kubernetes,
+    lock,
     monitoring::Host,
     native::Native,
+    router::{ROUTER, Router},
     stack::Stack,
 };
 
@@ -27,6 +31,8 @@ pub enum Kind {
     Native,
     /// Containers.
     Docker,
+    /// Pods of a cluster.
+    Kubernetes,
 }
 
 impl Kind {
@@ -35,6 +41,7 @@ impl Kind {
         match self {
             Self::Native => "native",
             Self::Docker => "docker",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
@@ -58,19 +65,140 @@ impl FromStr for Kind {
     type Err = ();
 
     fn from_str(text: &str) -> std::result::Result<Self, ()> {
-        let kinds = [Self::Native, Self::Docker];
+        let kinds = [Self::Native, Self::Docker, Self::Kubernetes];
         kinds.into_iter().find(|kind| kind.name() == text).ok_or(())
+    }
+}
+
+/// A process of a colour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub name: String,
+    /// Where its operator's listener can be reached from here.
+    pub operator: String,
+}
+
+impl Process {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.operator)
     }
 }
 
 pub trait Engine {
     fn kind(&self) -> Kind;
     fn stack(&self) -> &Stack;
-    /// Where a colour's operator's listener can be reached from here.
+    /// Those of a colour that can be asked now; at least one.
     ///
     /// # Errors
     /// It is known that the colour does not run, and perhaps why.
-    fn operator(&self, colour: Colour) -> Result<String>;
+    fn processes(&self, colour: Colour) -> Result<Vec<Process>>;
+    /// Whether every process of a colour is there that should be.
+    ///
+    /// # Errors
+    /// Some are missing, and perhaps why.
+    fn complete(&self, _colour: Colour) -> Result<()> {
+        Ok(())
+    }
+    /// For a person: where a colour's metrics are, or of how many processes they would be.
+    ///
+    /// # Errors
+    /// As of [`Self::processes`].
+    fn metrics(&self, colour: Colour) -> Result<String> {
+        let process = self.processes(colour)?.swap_remove(0);
+        Ok(format!("metrics at {}", process.url("metrics")))
+    }
+
+    /// Where this machine reaches the front door.
+    ///
+    /// # Errors
+    /// It cannot be found.
+    fn front_door(&self) -> Result<String> {
+        Ok(self.stack().front_door())
+    }
+    /// Where this machine reaches a colour that is not live, through Traefik.
+    ///
+    /// # Errors
+    /// There is no way.
+    fn preview(&self, _colour: Colour) -> Result<String> {
+        Ok(self.stack().preview())
+    }
+    /// Where this machine reaches the API of each Traefik.
+    ///
+    /// # Errors
+    /// They cannot be found.
+    fn traefiks(&self) -> Result<Vec<String>> {
+        Ok(vec![self.stack().internal()])
+    }
+    /// What Traefik calls the router of the front door, and the service of a colour.
+    fn router(&self) -> String {
+        format!("{ROUTER}@file")
+    }
+    fn service(&self, colour: Colour) -> String {
+        format!("{}@file", colour.service())
+    }
+    /// The colour that a service leads to, by the name that Traefik's routers have for it.
+    fn led_to(&self, service: &str) -> Option<Colour> {
+        Colour::of_service(service)
+    }
+    /// The colour that Traefik was told to lead to; none before the first start.
+    fn pointed_to(&self) -> Option<Colour> {
+        Router::of(self.stack()).live()
+    }
+    /// Tells Traefik to lead to a colour and to no other: the switch, in one go.
+    ///
+    /// # Errors
+    /// It is not told; what it was told before stands.
+    fn point_to(&self, colour: Colour) -> Result<()> {
+        Router::of(self.stack()).point_to(colour)
+    }
+    /// The same for a colour that still bakes: where it does not answer, the other one may.
+    ///
+    /// # Errors
+    /// As of [`Self::point_to`].
+    fn try_out(&self, colour: Colour) -> Result<()> {
+        Router::of(self.stack()).try_out(colour)
+    }
+
+    /// Where those who may deploy find each other.
+    fn lock(&self) -> lock::Place {
+        lock::Place::File(self.stack().lock())
+    }
+    fn history(&self) -> history::Place {
+        history::Place::File(self.stack().history())
+    }
+    /// The server's hard promise is 3 s; a machine that is busy building may take longer to get there.
+    fn ready_timeout(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+    /// Until when an idle colour is kept for a rollback, as it was written.
+    fn warm_until(&self, colour: Colour) -> Option<String> {
+        fs::read_to_string(self.stack().warm(colour)).ok()
+    }
+    /// # Errors
+    /// It cannot be written down.
+    fn keep_warm(&self, colour: Colour, until: &str) -> Result<()> {
+        let path = self.stack().warm(colour);
+        fs::write(&path, until).map_err(Error::file(path))
+    }
+    fn forget_warm(&self, colour: Colour) {
+        // It may not be there, and then there is nothing to forget.
+        let _ = fs::remove_file(self.stack().warm(colour));
+    }
+    /// For a person: how to come to what has no place of its own in `status`.
+    fn ways(&self) -> Vec<(&'static str, String)> {
+        let stack = self.stack();
+        vec![
+            (
+                "preview",
+                format!("http://{}/  (the idle colour)", stack.preview()),
+            ),
+            (
+                "traefik",
+                format!("http://{}/api/rawdata", stack.internal()),
+            ),
+        ]
+    }
+
     /// The programs that a build and a start need.
     ///
     /// # Errors
@@ -78,10 +206,10 @@ pub trait Engine {
     fn tools(&self) -> Result<String>;
     /// The addresses of this machine that a colour takes as it starts.
     fn binds(&self, colour: Colour) -> Vec<String>;
-    /// Where a build needs room.
-    fn disk(&self) -> PathBuf;
-    /// Files that a colour may open.
-    fn files_max(&self) -> u64;
+    /// Where a build needs room, if here.
+    fn disk(&self) -> Option<PathBuf>;
+    /// Files that a colour may open, where that is a limit of this machine.
+    fn files_max(&self) -> Option<u64>;
     /// Whether something is there that a colour ran before, and could run again.
     fn can_start(&self, colour: Colour) -> bool;
     /// Whether anything of the stack runs.
@@ -119,5 +247,6 @@ pub fn of(stack: Stack) -> Box<dyn Engine> {
     match stack.engine {
         Kind::Native => Box::new(Native::new(stack)),
         Kind::Docker => Box::new(Docker::new(stack)),
+        Kind::Kubernetes => Box::new(Kubernetes::new(stack)),
     }
 }

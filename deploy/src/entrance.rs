@@ -17,8 +17,8 @@ use rustls::{
 use crate::{
     certificate,
     door::Tls,
+    engine::Engine,
     error::{self, Error},
-    stack::Stack,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -54,8 +54,9 @@ impl Entrance {
     }
 
     /// # Errors
-    /// There is no certificate where `up` and flips put it.
-    pub fn front_door(stack: &Stack) -> error::Result<Self> {
+    /// It cannot be found, or there is no certificate where `up` and flips put it.
+    pub fn front_door(engine: &dyn Engine) -> error::Result<Self> {
+        let stack = engine.stack();
         let trust = match &stack.door.tls {
             None => None,
             Some(Tls::Files(_)) => {
@@ -67,17 +68,20 @@ impl Entrance {
             Some(Tls::Acme(acme)) => Some(Trust::Issued(acme.domains[0].clone())),
         };
         Ok(Self {
-            address: stack.front_door(),
+            address: engine.front_door()?,
             trust,
         })
     }
 
     /// Before the switch: a new certificate may have been handed over, which Traefik reads with it.
-    pub fn front_door_for_now(stack: &Stack) -> Self {
-        Self {
-            address: stack.front_door(),
-            trust: stack.door.tls.as_ref().map(|_| Trust::Any),
-        }
+    ///
+    /// # Errors
+    /// It cannot be found.
+    pub fn front_door_for_now(engine: &dyn Engine) -> error::Result<Self> {
+        Ok(Self {
+            address: engine.front_door()?,
+            trust: engine.stack().door.tls.as_ref().map(|_| Trust::Any),
+        })
     }
 
     /// With a scheme such as `http`, which gets its `s` where that is due.

@@ -126,16 +126,33 @@ pub enum Error {
         .0.verb, .0.user, .0.since.format("%H:%M:%S"), .0.process, .0.host
     )]
     Locked(Box<Holder>),
+    #[error("{0} is changed by others over and over; try again")]
+    Contended(String),
+    #[error("{colour} is of two minds: {one} and {other}; wait for its rollout to end")]
+    Mixed {
+        colour: Colour,
+        one: String,
+        other: String,
+    },
+    #[error("{colour} is not whole: {told}")]
+    NotWhole { colour: Colour, told: String },
+    #[error(
+        "TALLY_IMAGE names no image that the cluster can pull; or set TALLY_IMAGE_PUSH to what brings \
+         one there that is built here, such as \"docker push\" or \"kind load docker-image\""
+    )]
+    NoImage,
+    #[error("{0} is nothing for ENGINE=kubernetes: {1}")]
+    NotOnKubernetes(&'static str, &'static str),
     #[error("the lock was taken over by somebody else; look at ./just status before going on")]
     LockLost,
     #[error("before a flip can begin:\n{0}")]
     Preflight(String),
     #[error("there is nothing to go back to: {0} was never started here; use ./just flip")]
     NothingBefore(Colour),
-    #[error("{path:?}: {source}; the history lacks this line: {line}")]
+    #[error("{place}: {reason}; the history lacks this line: {line}")]
     History {
-        path: PathBuf,
-        source: io::Error,
+        place: String,
+        reason: String,
         line: String,
     },
     #[error("the flip to {to} failed: {source}\n{from} goes on serving")]

@@ -1,18 +1,21 @@
-//! What happened: one line of JSON a deploy, appended and never changed.
+//! What happened: one line of JSON a deploy, appended and never changed. In a file, or for those who
+//! share a cluster in a ConfigMap of it.
 
 use std::{
     fmt,
     fs::{File, OpenOptions, read_to_string},
     io::{Read, Seek, SeekFrom, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::{
     colour::Colour,
     error::{Error, Result},
+    kubernetes::cluster::Cluster,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,17 +119,77 @@ impl fmt::Display for Audited {
     }
 }
 
-/// Appends an entry.
-///
-/// # Errors
-/// It cannot be written; the entry is in the error, so that nothing is lost.
-pub fn append(path: &Path, entry: &Entry) -> Result<()> {
-    let line = serde_json::to_string(entry).expect("plain fields serialise") + "\n";
-    write(path, &line).map_err(|source| Error::History {
-        path: path.to_owned(),
-        source,
-        line: line.trim_end().to_owned(),
-    })
+/// Where the lines are.
+#[derive(Clone, Debug)]
+pub enum Place {
+    File(PathBuf),
+    ConfigMap(Cluster),
+}
+
+const CONFIG_MAP: &str = "tally-history";
+const LINES: &str = "history.jsonl";
+
+/// Lines of some 800 bytes that a ConfigMap keeps, which holds a MiB at most; older ones go.
+const LINES_MAX: usize = 500;
+
+impl Place {
+    /// Appends an entry.
+    ///
+    /// # Errors
+    /// It cannot be written; the entry is in the error, so that nothing is lost.
+    pub fn append(&self, entry: &Entry) -> Result<()> {
+        let line = serde_json::to_string(entry).expect("plain fields serialise") + "\n";
+        let lost = |place: String, reason: String| Error::History {
+            place,
+            reason,
+            line: line.trim_end().to_owned(),
+        };
+        match self {
+            Self::File(path) => {
+                write(path, &line).map_err(|error| lost(format!("{path:?}"), error.to_string()))
+            }
+            Self::ConfigMap(cluster) => cluster
+                .change(&fresh_config_map(), |map| {
+                    let before = map["data"][LINES].as_str().unwrap_or_default();
+                    map["data"] = json!({ LINES: with_line(before, &line) });
+                    Ok(())
+                })
+                .map_err(|error| lost(format!("configmap/{CONFIG_MAP}"), error.to_string())),
+        }
+    }
+
+    /// The last entries, oldest first. Lines that cannot be read are left out.
+    ///
+    /// # Errors
+    /// They cannot be read at all.
+    pub fn last(&self, count: usize) -> Result<Vec<Entry>> {
+        let text = match self {
+            Self::File(path) => match read_to_string(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+                text => text.map_err(Error::file(path))?,
+            },
+            Self::ConfigMap(cluster) => {
+                let map = cluster.get(&["configmap", CONFIG_MAP])?.pop();
+                let text = map.as_ref().and_then(|map| map["data"][LINES].as_str());
+                text.unwrap_or_default().to_owned()
+            }
+        };
+        let lines = text.lines().filter(|line| !line.is_empty());
+        let entries: Vec<Entry> = lines
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        Ok(entries[entries.len().saturating_sub(count)..].to_vec())
+    }
+}
+
+fn fresh_config_map() -> Value {
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": CONFIG_MAP } })
+}
+
+fn with_line(before: &str, line: &str) -> String {
+    let count = before.lines().count();
+    let kept = before.lines().skip((count + 1).saturating_sub(LINES_MAX));
+    kept.flat_map(|line| [line, "\n"]).chain([line]).collect()
 }
 
 fn write(path: &Path, line: &str) -> std::io::Result<()> {
@@ -153,22 +216,6 @@ fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
     file.seek(SeekFrom::End(-1))?;
     file.read_exact(&mut last)?;
     Ok(last == *b"\n")
-}
-
-/// The last entries, oldest first. Lines that cannot be read are left out.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn last(path: &Path, count: usize) -> Result<Vec<Entry>> {
-    let text = match read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        text => text.map_err(Error::file(path))?,
-    };
-    let lines = text.lines().filter(|line| !line.is_empty());
-    let entries: Vec<Entry> = lines
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    Ok(entries[entries.len().saturating_sub(count)..].to_vec())
 }
 
 /// A table for a person.
@@ -239,13 +286,13 @@ mod tests {
     #[test]
     fn entries_are_appended_and_the_last_ones_shown() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("history.jsonl");
-        assert_eq!(last(&path, 10).unwrap(), []);
+        let place = Place::File(folder.path().join("history.jsonl"));
+        assert_eq!(place.last(10).unwrap(), []);
         let entries = ["a", "b", "c"].map(entry);
         for entry in &entries {
-            append(&path, entry).unwrap();
+            place.append(entry).unwrap();
         }
-        assert_eq!(last(&path, 2).unwrap(), entries[1..]);
+        assert_eq!(place.last(2).unwrap(), entries[1..]);
         assert!(table(&entries).contains("56 ms"));
     }
 
@@ -272,13 +319,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history.jsonl");
         std::fs::write(&path, "{\"at\":\"20").unwrap();
-        append(&path, &entry("flip")).unwrap();
-        assert_eq!(last(&path, 10).unwrap().len(), 1);
+        let place = Place::File(path);
+        place.append(&entry("flip")).unwrap();
+        assert_eq!(place.last(10).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_config_map_keeps_the_last_lines() {
+        let mut text = String::new();
+        for number in 0..LINES_MAX + 10 {
+            text = with_line(&text, &format!("{number}\n"));
+        }
+        assert_eq!(text.lines().count(), LINES_MAX);
+        assert!(
+            text.starts_with("10\n") && text.ends_with("\n509\n"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_full_disk_loses_no_entry() {
-        let error = append(Path::new("/dev/full"), &entry("flip")).unwrap_err();
+        let error = Place::File("/dev/full".into())
+            .append(&entry("flip"))
+            .unwrap_err();
         assert!(error.to_string().contains("\"verb\":\"flip\""), "{error}");
     }
 }

@@ -16,6 +16,7 @@ mod handover;
 mod history;
 mod http;
 mod interrupt;
+mod kubernetes;
 mod leftovers;
 mod lock;
 mod logs;

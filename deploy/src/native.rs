@@ -13,7 +13,7 @@ use std::{
 use crate::{
     colour::Colour,
     command,
-    engine::{BUILD_TIMEOUT, Engine, Kind},
+    engine::{BUILD_TIMEOUT, Engine, Kind, Process},
     error::{Error, Result},
     leftovers,
     logs::Tails,
@@ -149,8 +149,11 @@ impl Engine for Native {
         &self.stack
     }
 
-    fn operator(&self, colour: Colour) -> Result<String> {
-        Ok(self.operator_listen(colour))
+    fn processes(&self, colour: Colour) -> Result<Vec<Process>> {
+        Ok(vec![Process {
+            name: colour.to_string(),
+            operator: self.operator_listen(colour),
+        }])
     }
 
     fn tools(&self) -> Result<String> {
@@ -165,12 +168,12 @@ impl Engine for Native {
         vec![self.stack.public(colour), self.operator_listen(colour)]
     }
 
-    fn disk(&self) -> PathBuf {
-        self.stack.run()
+    fn disk(&self) -> Option<PathBuf> {
+        Some(self.stack.run())
     }
 
-    fn files_max(&self) -> u64 {
-        settings::files_of_this_process()
+    fn files_max(&self) -> Option<u64> {
+        Some(settings::files_of_this_process())
     }
 
     fn can_start(&self, colour: Colour) -> bool {

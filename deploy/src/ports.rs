@@ -21,7 +21,8 @@ const LOWEST: u16 = 10_240;
 /// Where Linux begins to give ports to clients, unless it says otherwise.
 const CLIENTS_FROM: u16 = 32_768;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// None are 0: those of a stack that takes none of this machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
     pub front_door: u16,
     /// Traefik's API, ping and metrics.

@@ -1,6 +1,6 @@
 //! What has to be true before a flip begins.
 
-use std::{net::TcpListener, path::Path};
+use std::{net::TcpListener, path::PathBuf};
 
 use rustix::fs::statvfs;
 
@@ -11,11 +11,8 @@ use crate::{
     engine::Engine,
     entrance::Entrance,
     error::{Error, Result},
-    router::Router,
     scrape::{self, Samples, StoreState},
-    settings,
-    stack::Stack,
-    store, traefik,
+    settings, store, traefik,
 };
 
 /// A build of the server, its log and a copy of it fit in there.
@@ -35,27 +32,26 @@ pub fn look(
     from: Colour,
 ) -> Vec<(&'static str, std::result::Result<String, String>)> {
     let to = from.other();
-    let stack = engine.stack();
     let checks: [Check; 8] = [
         (
             "tools",
             Box::new(|| engine.tools().map_err(|error| error.to_string())),
         ),
-        (
-            "the router's file",
-            Box::new(move || file_agrees(stack, from)),
-        ),
+        ("the router", Box::new(move || router_agrees(engine, from))),
         (
             "Traefik's services",
-            Box::new(move || service_is_known(stack, to)),
+            Box::new(move || service_is_known(engine, to)),
         ),
-        ("certificate", Box::new(move || certificate_is_there(stack))),
+        (
+            "certificate",
+            Box::new(move || certificate_is_there(engine)),
+        ),
         (
             "session store",
             Box::new(move || store_answers(engine, from)),
         ),
         ("ports", Box::new(move || ports_are_free(engine, to))),
-        ("disk", Box::new(move || disk_has_room(&engine.disk()))),
+        ("disk", Box::new(move || disk_has_room(engine.disk()))),
         ("open files", Box::new(move || files_suffice(engine, from))),
     ];
     checks.map(|(name, check)| (name, check())).into()
@@ -76,8 +72,8 @@ pub fn check(engine: &dyn Engine, from: Colour) -> Result<()> {
 }
 
 /// They differ when Traefik could not read a file, and would not take the next change over either.
-fn file_agrees(stack: &Stack, live: Colour) -> std::result::Result<String, String> {
-    match Router::of(stack).live() {
+fn router_agrees(engine: &dyn Engine, live: Colour) -> std::result::Result<String, String> {
+    match engine.pointed_to() {
         Some(colour) if colour == live => Ok(format!("it names {live}, as Traefik does")),
         Some(colour) => Err(format!(
             "it names {colour} while Traefik leads to {live}; repair the files in traefik/dynamic \
@@ -87,20 +83,20 @@ fn file_agrees(stack: &Stack, live: Colour) -> std::result::Result<String, Strin
     }
 }
 
-fn service_is_known(stack: &Stack, colour: Colour) -> std::result::Result<String, String> {
-    traefik::service(stack, colour)
+fn service_is_known(engine: &dyn Engine, colour: Colour) -> std::result::Result<String, String> {
+    traefik::service(engine, colour)
         .map(|()| format!("Traefik knows {colour}"))
         .map_err(|error| format!("{error}; is traefik/dynamic/services.yml whole?"))
 }
 
 /// Of files it is the one that the flip will bring in. One that has ended keeps no flip from
 /// beginning: clients are no worse off after it.
-fn certificate_is_there(stack: &Stack) -> std::result::Result<String, String> {
-    let ends = match &stack.door.tls {
+fn certificate_is_there(engine: &dyn Engine) -> std::result::Result<String, String> {
+    let ends = match &engine.stack().door.tls {
         None => return Ok("none, the front door has no TLS".into()),
         Some(Tls::Files(files)) => Certificate::read(&files.certificate, &files.key)?.ends(),
         Some(Tls::Acme(_)) => {
-            let shown = Entrance::front_door(stack).and_then(|door| door.certificate());
+            let shown = Entrance::front_door(engine).and_then(|door| door.certificate());
             let shown = shown.map_err(|error| error.to_string())?;
             shown.and_then(|shown| certificate::ends(&shown))
         }
@@ -133,8 +129,11 @@ fn ports_are_free(engine: &dyn Engine, colour: Colour) -> std::result::Result<St
     Ok(format!("those of {colour} are free"))
 }
 
-fn disk_has_room(folder: &Path) -> std::result::Result<String, String> {
-    let free = statvfs(folder).map_err(|error| format!("{folder:?}: {error}"))?;
+fn disk_has_room(folder: Option<PathBuf>) -> std::result::Result<String, String> {
+    let Some(folder) = folder else {
+        return Ok("nothing is built here".into());
+    };
+    let free = statvfs(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
     let free = free.f_bavail.saturating_mul(free.f_frsize);
     let found = format!("{} MB free", free / 1024 / 1024);
     if free < FREE_BYTES_MIN {
@@ -149,7 +148,9 @@ fn disk_has_room(folder: &Path) -> std::result::Result<String, String> {
 fn files_suffice(engine: &dyn Engine, live: Colour) -> std::result::Result<String, String> {
     let samples = Samples::of(engine, live).map_err(|error| error.to_string())?;
     let sockets = samples.sum("tally_active_connections") as u64;
-    let limit = engine.files_max();
+    let Some(limit) = engine.files_max() else {
+        return Ok("each process sees to its own".into());
+    };
     let needed = sockets + FILES_BESIDE_SOCKETS;
     if limit < needed {
         Err(format!(

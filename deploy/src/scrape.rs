@@ -1,20 +1,44 @@
-//! What a colour tells of itself on its operator's listener.
+//! What a colour tells of itself on its operator's listener: one process, or several that are taken
+//! together.
 
 use std::{collections::HashMap, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::{colour::Colour, engine::Engine, error::Result, http};
+use crate::{
+    colour::Colour,
+    engine::{Engine, Process},
+    error::{Error, Result},
+    http,
+};
 
 /// The samples of one look at `/metrics`, by name with labels.
 pub struct Samples(HashMap<String, f64>);
 
 impl Samples {
+    /// Of each process, by its name.
+    ///
+    /// # Errors
+    /// One does not answer.
+    pub fn by_process(engine: &dyn Engine, colour: Colour) -> Result<HashMap<String, Self>> {
+        let samples = engine.processes(colour)?.into_iter().map(|process| {
+            let text = http::get_ok(&process.url("metrics"))?;
+            Ok((process.name, Self::parse(&text)))
+        });
+        samples.collect()
+    }
+
     /// # Errors
     /// The colour does not answer.
     pub fn of(engine: &dyn Engine, colour: Colour) -> Result<Self> {
-        let text = http::get_ok(&operator_url(engine, colour, "metrics")?)?;
-        Ok(Self::parse(&text))
+        let mut sums = HashMap::new();
+        for (name, value) in Self::by_process(engine, colour)?
+            .into_values()
+            .flat_map(|samples| samples.0)
+        {
+            *sums.entry(name).or_default() += value;
+        }
+        Ok(Self(sums))
     }
 
     pub fn parse(text: &str) -> Self {
@@ -54,9 +78,18 @@ pub struct Version {
 
 impl Version {
     /// # Errors
-    /// The colour does not answer, or not with a version.
+    /// The colour does not answer, or not with one version.
     pub fn of(engine: &dyn Engine, colour: Colour) -> Result<Self> {
-        http::get_json(&operator_url(engine, colour, "version")?)
+        let mut found: Vec<Self> = ask(engine, colour, "version")?;
+        let version = found.swap_remove(0);
+        match found.into_iter().find(|other| *other != version) {
+            None => Ok(version),
+            Some(other) => Err(Error::Mixed {
+                colour,
+                one: version.told(),
+                other: other.told(),
+            }),
+        }
     }
 
     pub fn told(&self) -> String {
@@ -97,29 +130,62 @@ pub enum StoreState {
     Down,
 }
 
+impl StoreState {
+    /// Of a colour whose processes have these.
+    fn of_all(states: impl IntoIterator<Item = Self>) -> Self {
+        let down = states.into_iter().find(|state| *state == Self::Down);
+        down.unwrap_or_default()
+    }
+}
+
 #[derive(Deserialize)]
 struct Readiness {
     #[serde(default)]
     store: StoreState,
 }
 
-fn operator_url(engine: &dyn Engine, colour: Colour, path: &str) -> Result<String> {
-    Ok(format!("http://{}/{path}", engine.operator(colour)?))
+/// What each process of a colour answers.
+fn ask<T: DeserializeOwned>(engine: &dyn Engine, colour: Colour, path: &str) -> Result<Vec<T>> {
+    let processes = engine.processes(colour)?.into_iter();
+    processes
+        .map(|process| http::get_json(&process.url(path)))
+        .collect()
+}
+
+/// The same for what is only to be heard.
+fn for_each(
+    engine: &dyn Engine,
+    colour: Colour,
+    act: impl Fn(&Process) -> Result<String>,
+) -> Result<()> {
+    for process in engine.processes(colour)? {
+        act(&process)?;
+    }
+    Ok(())
 }
 
 /// # Errors
 /// The colour does not answer.
 pub fn drain_state(engine: &dyn Engine, colour: Colour) -> Result<DrainState> {
-    http::get_json(&operator_url(engine, colour, "drain")?)
+    let states: Vec<DrainState> = ask(engine, colour, "drain")?;
+    Ok(DrainState {
+        draining: states.iter().all(|state| state.draining),
+        connections: states.iter().map(|state| state.connections).sum(),
+        store: StoreState::of_all(states.iter().map(|state| state.store)),
+    })
 }
 
-/// Begins to send the sockets of a colour away, `rate` of them a second.
+/// Begins to send the sockets of a colour away, `rate` of them a second, whichever process has them.
 ///
 /// # Errors
 /// The colour does not answer, or refuses.
 pub fn begin_drain(engine: &dyn Engine, colour: Colour, rate: u32) -> Result<()> {
-    let url = operator_url(engine, colour, &format!("drain?rate={rate}"))?;
-    http::post(&url).map(drop)
+    let processes = engine.processes(colour)?;
+    let share = rate.div_ceil(processes.len() as u32);
+    for process in processes {
+        http::post(&process.url(&format!("drain?rate={share}")))?;
+    }
+    Ok(())
 }
 
 /// Takes a drain back: who is still there stays, and who comes is welcome. Harmless without one.
@@ -127,7 +193,9 @@ pub fn begin_drain(engine: &dyn Engine, colour: Colour, rate: u32) -> Result<()>
 /// # Errors
 /// The colour does not answer, or is shutting down for good.
 pub fn take_drain_back(engine: &dyn Engine, colour: Colour) -> Result<()> {
-    http::delete(&operator_url(engine, colour, "drain")?).map(drop)
+    for_each(engine, colour, |process| {
+        http::delete(&process.url("drain"))
+    })
 }
 
 /// What a rate of handshakes is measured with.
@@ -142,14 +210,19 @@ pub fn handshakes(engine: &dyn Engine, colour: Colour) -> Result<f64> {
 /// # Errors
 /// It takes no new connections.
 pub fn ready(engine: &dyn Engine, colour: Colour) -> Result<()> {
-    http::get_ok(&operator_url(engine, colour, "readyz")?).map(drop)
+    engine.complete(colour)?;
+    for_each(engine, colour, |process| {
+        http::get_ok(&process.url("readyz"))
+    })
 }
 
 /// # Errors
 /// It takes no new connections.
 pub fn store_state(engine: &dyn Engine, colour: Colour) -> Result<StoreState> {
-    let readiness: Readiness = http::get_json(&operator_url(engine, colour, "readyz")?)?;
-    Ok(readiness.store)
+    let readiness: Vec<Readiness> = ask(engine, colour, "readyz")?;
+    Ok(StoreState::of_all(
+        readiness.iter().map(|ready| ready.store),
+    ))
 }
 
 /// Whether a colour says that it cannot reach its session store: who comes back to a session is then
@@ -161,7 +234,9 @@ pub fn misses_store(engine: &dyn Engine, colour: Colour) -> bool {
 /// # Errors
 /// Nobody answers for it.
 pub fn alive(engine: &dyn Engine, colour: Colour) -> Result<()> {
-    http::get_ok(&operator_url(engine, colour, "healthz")?).map(drop)
+    for_each(engine, colour, |process| {
+        http::get_ok(&process.url("healthz"))
+    })
 }
 
 #[cfg(test)]

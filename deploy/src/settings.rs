@@ -25,7 +25,7 @@ const FILES_MIN: u64 = 1024;
 
 /// What the recipes take for themselves, and what they set for each colour: the server is handed
 /// every other variable that begins with `TALLY_`.
-const NOT_HANDED_ON: [&str; 17] = [
+const NOT_HANDED_ON: [&str; 21] = [
     "TALLY_ACME_CA",
     "TALLY_ACME_DOMAIN",
     "TALLY_ACME_EMAIL",
@@ -34,7 +34,11 @@ const NOT_HANDED_ON: [&str; 17] = [
     "TALLY_COLOUR",
     "TALLY_HANDSHAKE_RATE",
     "TALLY_IMAGE",
+    "TALLY_IMAGE_NAME",
+    "TALLY_IMAGE_PUSH",
+    "TALLY_NAMESPACE",
     "TALLY_OPERATOR_LISTEN",
+    "TALLY_OVERLAY",
     "TALLY_PORT",
     "TALLY_LISTEN",
     "TALLY_REVISION",
@@ -59,6 +63,10 @@ pub struct Settings {
     pub store: Option<String>,
     /// `NOFILE`: files that a container may open.
     pub files_max: u64,
+    /// `TALLY_NAMESPACE`: of the cluster.
+    pub namespace: String,
+    /// `TALLY_OVERLAY`: a folder of `deploy/kubernetes/overlays`.
+    pub overlay: String,
     /// What watches the stack, and whom it tells.
     pub monitoring: Options,
 }
@@ -75,7 +83,9 @@ impl Settings {
     fn from(root: &Path, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let mut reader = Reader::new(variable);
         let settings = Self {
-            engine: reader.read("ENGINE", "native or docker", |text| text.parse().ok()),
+            engine: reader.read("ENGINE", "native, docker or kubernetes", |text| {
+                text.parse().ok()
+            }),
             port: reader.read("TALLY_PORT", "a port from 1 to 65535", |text| {
                 text.parse().ok().filter(|port| *port > 0)
             }),
@@ -91,6 +101,23 @@ impl Settings {
                     text.parse().ok().filter(|files| *files >= FILES_MIN)
                 })
                 .unwrap_or_else(files_of_this_process),
+            namespace: reader
+                .read(
+                    "TALLY_NAMESPACE",
+                    "a namespace's name: a-z, 0-9, -",
+                    |text| is_label(text).then(|| text.to_owned()),
+                )
+                .unwrap_or_else(|| "tally".into()),
+            overlay: reader
+                .read(
+                    "TALLY_OVERLAY",
+                    "a folder of deploy/kubernetes/overlays",
+                    |text| {
+                        let folder = root.join("deploy/kubernetes/overlays").join(text);
+                        (is_label(text) && folder.is_dir()).then(|| text.to_owned())
+                    },
+                )
+                .unwrap_or_else(|| "production".into()),
             monitoring: Options::read(&mut reader, root),
         };
         if reader.mistakes.is_empty() {
@@ -170,9 +197,29 @@ impl<F: Fn(&str) -> Option<String>> Reader<F> {
     }
 }
 
+/// What DNS takes for a name, and Kubernetes for most of its own.
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// A variable of now; an empty one counts as none.
+pub fn text(name: &str) -> Option<String> {
+    Reader::new(|name| env::var(name).ok()).text(name)
+}
+
+/// The words of a variable of now.
+pub fn words(name: &str) -> Vec<String> {
+    let text = text(name).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 /// The session store that is set here and now, if any.
 pub fn store() -> Option<String> {
-    Reader::new(|name| env::var(name).ok()).text(store::VARIABLE)
+    text(store::VARIABLE)
 }
 
 /// The server's settings among the variables: a flip hands the present ones to the new colour.
@@ -217,6 +264,8 @@ mod tests {
             ("NOFILE", "20"),
             ("TALLY_HANDSHAKE_RATE", "1"),
             ("TALLY_TLS_CERT", "nothing.pem"),
+            ("TALLY_NAMESPACE", "Tally"),
+            ("TALLY_OVERLAY", "../base"),
         ];
         let told = read(&wrong).unwrap_err().to_string();
         for (name, value) in wrong {

@@ -15,6 +15,7 @@ use crate::{
     door::Door,
     engine::Kind,
     error::{Error, Result},
+    kubernetes::cluster::Cluster,
     ports::Ports,
     store::Store,
 };
@@ -39,6 +40,9 @@ pub struct Record {
     pub store: Store,
     /// Files that a colour may open.
     pub files_max: u64,
+    /// Of a stack that is not on this machine.
+    #[serde(default)]
+    pub cluster: Option<Cluster>,
 }
 
 /// A record with the clone that it is about.
@@ -255,6 +259,7 @@ pub fn sample(root: &Path, door: Door) -> Stack {
         door,
         store: Store::Own,
         files_max: 20_000,
+        cluster: None,
     };
     Stack::create(root, record).unwrap()
 }

@@ -80,7 +80,8 @@ pub fn down(stack: &Stack, colour: Colour) -> Error {
         cure: match (&stack.store, stack.engine) {
             (Store::Own, Kind::Docker) => "./just up starts its container",
             (Store::Own, Kind::Native) => "see that .tally/state can be written to",
-            (Store::Other(_), _) => "see that it runs and can be reached from here",
+            (Store::Own, Kind::Kubernetes) => "kubectl describe pod tally-redis-0 may say why",
+            (Store::Other(_), _) => "see that it runs and can be reached from there",
         },
     }
 }

@@ -10,9 +10,7 @@ use crate::{
     engine::Engine,
     entrance::Entrance,
     error::{Error, Result},
-    http,
-    router::ROUTER,
-    scrape, smoke,
+    http, scrape, smoke,
     stack::{AUTHORITY, Stack},
     wait,
 };
@@ -87,16 +85,33 @@ struct ServiceState {
 }
 
 /// Whether Traefik itself is there.
-pub fn answers(stack: &Stack) -> bool {
-    http::get_ok(&format!("http://{}/ping", stack.internal())).is_ok()
+pub fn answers(engine: &dyn Engine) -> bool {
+    let each = |traefiks: Vec<String>| {
+        let mut traefiks = traefiks.iter();
+        traefiks.all(|traefik| http::get_ok(&format!("http://{traefik}/ping")).is_ok())
+    };
+    engine.traefiks().is_ok_and(each)
 }
 
 /// The colour that Traefik's own API names as live.
 ///
 /// # Errors
-/// Traefik does not answer, or has no working router.
-pub fn live(stack: &Stack) -> Result<Colour> {
-    let url = format!("http://{}/api/http/routers/{ROUTER}@file", stack.internal());
+/// Traefik does not answer, has no working router, or is of two minds.
+pub fn live(engine: &dyn Engine) -> Result<Colour> {
+    let mut named = engine.traefiks()?.into_iter();
+    let first = named.next().ok_or(Error::NotUp)?;
+    let first = live_at(engine, &first)?;
+    for other in named {
+        let other = live_at(engine, &other)?;
+        if other != first {
+            return Err(Error::NotTaken(other));
+        }
+    }
+    Ok(first)
+}
+
+fn live_at(engine: &dyn Engine, traefik: &str) -> Result<Colour> {
+    let url = format!("http://{traefik}/api/http/routers/{}", engine.router());
     let state: RouterState = http::get_json(&url)?;
     if state.status != "enabled" {
         return Err(Error::Meaningless {
@@ -104,7 +119,7 @@ pub fn live(stack: &Stack) -> Result<Colour> {
             status: state.status,
         });
     }
-    Colour::of_service(&state.service).ok_or_else(|| Error::Http {
+    engine.led_to(&state.service).ok_or_else(|| Error::Http {
         url,
         answer: format!("that the service is {}", state.service),
     })
@@ -114,21 +129,16 @@ pub fn live(stack: &Stack) -> Result<Colour> {
 ///
 /// # Errors
 /// It does not answer, or knows of no such service.
-pub fn service(stack: &Stack, colour: Colour) -> Result<()> {
-    let internal = stack.internal();
-    let url = format!(
-        "http://{internal}/api/http/services/{}@file",
-        colour.service()
-    );
-    let state: ServiceState = http::get_json(&url)?;
-    if state.status == "enabled" {
-        Ok(())
-    } else {
-        Err(Error::Meaningless {
-            service: colour.service(),
-            status: state.status,
-        })
+pub fn service(engine: &dyn Engine, colour: Colour) -> Result<()> {
+    let service = engine.service(colour);
+    for traefik in engine.traefiks()? {
+        let url = format!("http://{traefik}/api/http/services/{service}");
+        let ServiceState { status } = http::get_json(&url)?;
+        if status != "enabled" {
+            return Err(Error::Meaningless { service, status });
+        }
     }
+    Ok(())
 }
 
 /// Waits until Traefik has taken the router over, and then until what comes through the front
@@ -137,23 +147,22 @@ pub fn service(stack: &Stack, colour: Colour) -> Result<()> {
 /// # Errors
 /// It did not in time, or Traefik can make nothing of the router.
 pub fn confirm(engine: &dyn Engine, colour: Colour) -> Result<()> {
-    let stack = engine.stack();
     wait::until(
         &format!("Traefik's switch to {colour}"),
         SWITCH_TIMEOUT,
-        || match live(stack) {
+        || match live(engine) {
             Ok(found) if found == colour => Ok(Ok(())),
             Ok(found) => Err(Error::NotTaken(found)),
             // It is taken over, and means nothing: waiting makes that no better.
             Err(Error::Meaningless { service, status })
-                if Colour::of_service(&service) == Some(colour) =>
+                if engine.led_to(&service) == Some(colour) =>
             {
                 Ok(Err(Error::Meaningless { service, status }))
             }
             Err(error) => Err(error),
         },
     )??;
-    let door = Entrance::front_door(stack)?;
+    let door = Entrance::front_door(engine)?;
     let kept = http::agent();
     wait::until(
         &format!("{colour} behind the front door"),

@@ -19,8 +19,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::{
     certificate,
     colour::Colour,
-    deploy::{self, READY_TIMEOUT, forget_warm, progress, warm_until},
-    door::Tls,
+    deploy::{self, progress},
+    door::{Door, Tls},
     engine::{self, Engine, Kind},
     entrance::Entrance,
     error::{Error, Result},
@@ -28,11 +28,11 @@ use crate::{
     handover,
     history::{self, Outcome},
     interrupt,
+    kubernetes::cluster::Cluster,
     lock::{self, Holder, Lock},
     monitoring,
     ports::{self, Ports},
     preflight,
-    router::Router,
     scrape::{self, StoreState, Version},
     settings::Settings,
     smoke,
@@ -54,13 +54,9 @@ const ACME_TIMEOUT: Duration = Duration::from_secs(90);
 pub const DRAIN_RATE: u32 = 500;
 
 /// Takes the lock; says so when somebody left it behind.
-fn take_lock(root: &Path, verb: &str) -> Result<Lock> {
-    let path = Stack::lock_of(root);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(Error::file(folder))?;
-    }
+fn take_lock(place: &lock::Place, verb: &str) -> Result<Lock> {
     let began = Instant::now();
-    let (lock, before) = Lock::take(&path, verb)?;
+    let (lock, before) = Lock::take(place, verb)?;
     if let Some(Holder { verb, process, .. }) = before {
         let what = format!("the lock of a {verb} that has ended (process {process}) is taken over");
         progress(&what, began);
@@ -85,10 +81,12 @@ fn place(root: &Path, settings: &Settings) -> Result<Box<dyn Engine>> {
     }
     let before = recorded.map(|engine| engine.stack().clone());
     let before = before.as_ref();
+    if kind_of(before, settings) == Kind::Kubernetes {
+        return roll_out(root, settings, before).map(engine::of);
+    }
     let port = before.map_or(ports::FRONT_DOOR, |stack| stack.ports.front_door);
     let port = settings.port.unwrap_or(port);
-    let kind = settings.engine.or(before.map(|stack| stack.engine));
-    let kind = kind.unwrap_or_else(Kind::found_here);
+    let kind = kind_of(before, settings);
     let record = Record {
         name: before.map_or_else(|| stack::name_of(root), |stack| stack.name.clone()),
         engine: kind,
@@ -101,8 +99,63 @@ fn place(root: &Path, settings: &Settings) -> Result<Box<dyn Engine>> {
         door: settings.door.clone(),
         store: Store::of(settings.store.clone()),
         files_max: settings.files_max,
+        cluster: None,
     };
     Stack::create(root, record).map(engine::of)
+}
+
+fn kind_of(before: Option<&Stack>, settings: &Settings) -> Kind {
+    let kind = settings.engine.or(before.map(|stack| stack.engine));
+    kind.unwrap_or_else(Kind::found_here)
+}
+
+/// A stack of a cluster takes nothing of this machine.
+fn roll_out(root: &Path, settings: &Settings, before: Option<&Stack>) -> Result<Stack> {
+    if settings.door != Door::default() {
+        let cure = "the door is the cluster's: see the README for TLS there";
+        return Err(Error::NotOnKubernetes(
+            "TALLY_TLS_*, TALLY_ACME_* or TALLY_HANDSHAKE_RATE",
+            cure,
+        ));
+    }
+    let shared = |store: &String| store.starts_with("redis");
+    if !settings.store.as_ref().is_none_or(shared) {
+        let cure = "its pods share nothing but a Redis; leave it alone, or name one";
+        return Err(Error::NotOnKubernetes(store::VARIABLE, cure));
+    }
+    let record = Record {
+        name: stack::name_of(root),
+        engine: Kind::Kubernetes,
+        ports: Ports::default(),
+        bind: settings.bind,
+        door: Door::default(),
+        store: Store::of(settings.store.clone()),
+        files_max: settings.files_max,
+        cluster: Some(cluster_of(before, settings)),
+    };
+    Stack::create(root, record)
+}
+
+/// Where it was rolled out before, or where kubectl leads to now.
+fn cluster_of(before: Option<&Stack>, settings: &Settings) -> Cluster {
+    let recorded = before.and_then(|stack| stack.cluster.clone());
+    recorded
+        .unwrap_or_else(|| Cluster::of_now(settings.namespace.clone(), settings.overlay.clone()))
+}
+
+/// Before a stack is decided on, its lock has to be found.
+fn lock_for_up(root: &Path, settings: &Settings) -> Result<lock::Place> {
+    let before = Stack::load(root).ok();
+    if kind_of(before.as_ref(), settings) == Kind::Kubernetes {
+        let cluster = cluster_of(before.as_ref(), settings);
+        cluster.provide_namespace()?;
+        return Ok(lock::Place::Lease(cluster));
+    }
+    let path = Stack::lock_of(root);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::file(folder))?;
+    }
+    Ok(lock::Place::File(path))
 }
 
 /// A stack that runs stays where it is. Only its door may become another one.
@@ -153,7 +206,7 @@ fn raise(engine: &dyn Engine, live: Colour) -> Result<bool> {
     let began = Instant::now();
     let what = format!("{live} being ready");
     // An earlier flip may have been ended in the middle of a drain, and this one is live after all.
-    wait::until(&what, READY_TIMEOUT, || {
+    wait::until(&what, engine.ready_timeout(), || {
         scrape::ready(engine, live).or_else(|_| scrape::take_drain_back(engine, live))
     })?;
     progress(&format!("{live} is ready"), began);
@@ -165,10 +218,10 @@ fn open_door(engine: &dyn Engine, live: Colour) -> Result<()> {
     let began = Instant::now();
     engine.start_traefik()?;
     let stack = engine.stack();
-    let door = Entrance::front_door(stack)?;
+    let door = Entrance::front_door(engine)?;
     let patience = match &stack.door.tls {
         Some(Tls::Acme(_)) => ACME_TIMEOUT,
-        _ => READY_TIMEOUT,
+        _ => engine.ready_timeout(),
     };
     let what = "a conversation through the front door";
     let talk = wait::until(what, patience, || smoke::talk(&door, live));
@@ -191,20 +244,19 @@ pub fn up(root: &Path) -> Result<()> {
     let began = Instant::now();
     interrupt::catch()?;
     let settings = Settings::read(root)?;
-    let mut lock = take_lock(root, "up")?;
+    let mut lock = take_lock(&lock_for_up(root, &settings)?, "up")?;
     let engine = place(root, &settings)?;
     let (engine, stack) = (engine.as_ref(), engine.stack());
-    let router = Router::of(stack);
     handover::hand_over(engine)?;
     engine.prepare()?;
     progress(&format!("the {} engine is there", engine.kind()), began);
     if let Some(warning) = stack.store.warning() {
         println!("==> {warning}");
     }
-    let live = router.live().unwrap_or(Colour::Blue);
-    forget_warm(stack, live);
+    let live = engine.pointed_to().unwrap_or(Colour::Blue);
+    engine.forget_warm(live);
     let fresh = raise(engine, live)?;
-    router.point_to(live)?;
+    engine.point_to(live)?;
     open_door(engine, live)?;
     let plan = Plan {
         from: live.other(),
@@ -265,7 +317,7 @@ impl FlipOptions {
 pub fn flip(root: &Path, options: FlipOptions) -> Result<()> {
     interrupt::catch()?;
     let engine = running(root)?;
-    let (engine, stack) = (engine.as_ref(), engine.stack());
+    let engine = engine.as_ref();
     let plan = |from: Colour| Plan {
         from,
         to: from.other(),
@@ -275,11 +327,11 @@ pub fn flip(root: &Path, options: FlipOptions) -> Result<()> {
         keep_warm: options.keep_warm,
     };
     if options.dry_run {
-        return tell_plan(engine, &plan(traefik::live(stack)?));
+        return tell_plan(engine, &plan(traefik::live(engine)?));
     }
     let began = Instant::now();
-    let mut lock = take_lock(root, "flip")?;
-    let plan = plan(traefik::live(stack)?);
+    let mut lock = take_lock(&engine.lock(), "flip")?;
+    let plan = plan(traefik::live(engine)?);
     preflight::check(engine, plan.from)?;
     handover::hand_over(engine)?;
     progress("the lock is taken, and nothing stands in the way", began);
@@ -308,17 +360,17 @@ pub fn rollback(root: &Path, drain_rate: u32) -> Result<()> {
     let began = Instant::now();
     interrupt::catch()?;
     let engine = running(root)?;
-    let (engine, stack) = (engine.as_ref(), engine.stack());
-    if stop_flip(stack)? {
-        let live = traefik::live(stack)?;
+    let engine = engine.as_ref();
+    if stop_flip(engine)? {
+        let live = traefik::live(engine)?;
         progress(
             &format!("the flip went back by itself: {live} is live"),
             began,
         );
         return Ok(());
     }
-    let mut lock = take_lock(root, "rollback")?;
-    let from = traefik::live(stack)?;
+    let mut lock = take_lock(&engine.lock(), "rollback")?;
+    let from = traefik::live(engine)?;
     let to = from.other();
     let source = match (engine.runs(to), engine.can_start(to)) {
         (true, _) => Source::Warm,
@@ -338,13 +390,12 @@ pub fn rollback(root: &Path, drain_rate: u32) -> Result<()> {
 
 /// Tells a flip of this machine to stop, and waits until it has. Returns whether it went back, so
 /// that there is nothing left to do.
-fn stop_flip(stack: &Stack) -> Result<bool> {
+fn stop_flip(engine: &dyn Engine) -> Result<bool> {
+    let lock = engine.lock();
     let under_way = |holder: &Holder| {
-        ["flip", "rollback"].contains(&holder.verb.as_str())
-            && holder.host == lock::host()
-            && holder.lives()
+        ["flip", "rollback"].contains(&holder.verb.as_str()) && holder.is_here() && holder.lives()
     };
-    let Some(holder) = lock::holder(&stack.lock())?.filter(under_way) else {
+    let Some(holder) = lock.holder()?.filter(under_way) else {
         return Ok(false);
     };
     let asked = Utc::now();
@@ -353,20 +404,18 @@ fn stop_flip(stack: &Stack) -> Result<bool> {
         // One that has just ended needs no telling.
         let _ = kill_process(process, Signal::INT);
     }
-    wait::until(
-        "the end of the flip",
-        STOP_FLIP_TIMEOUT,
-        || match lock::holder(&stack.lock())?.filter(under_way) {
+    wait::until("the end of the flip", STOP_FLIP_TIMEOUT, || {
+        match lock.holder()?.filter(under_way) {
             None => Ok(()),
             Some(holder) => Err(Error::Locked(Box::new(holder))),
-        },
-    )?;
-    Ok(went_back(stack, asked))
+        }
+    })?;
+    Ok(went_back(engine, asked))
 }
 
-fn went_back(stack: &Stack, asked: DateTime<Utc>) -> bool {
+fn went_back(engine: &dyn Engine, asked: DateTime<Utc>) -> bool {
     // An audit may have written its line behind the flip's.
-    let last = history::last(&stack.history(), 2).unwrap_or_default();
+    let last = engine.history().last(2).unwrap_or_default();
     let mut releases = last.iter().filter(|entry| entry.verb != history::AUDIT);
     releases.next_back().is_some_and(|entry| {
         let ended = entry.at + Duration::from_millis(entry.total_ms);
@@ -377,13 +426,14 @@ fn went_back(stack: &Stack, asked: DateTime<Utc>) -> bool {
 /// Stops a colour that was kept warm once its time is up; does nothing when it was needed after
 /// all.
 pub fn retire(root: &Path, colour: Colour) -> Result<()> {
-    let stack = Stack::load(root)?;
-    let Some(until) = warm_until(&stack, colour) else {
+    let engine = engine::of(Stack::load(root)?);
+    let engine = engine.as_ref();
+    let Some(until) = engine.warm_until(colour) else {
         return Ok(());
     };
-    let still_meant = || warm_until(&stack, colour).as_ref() == Some(&until);
+    let still_meant = || engine.warm_until(colour).as_ref() == Some(&until);
     let end = DateTime::parse_from_rfc3339(&until).map_err(|error| Error::Record {
-        path: stack.warm(colour),
+        path: engine.stack().warm(colour),
         reason: error.to_string(),
     })?;
     while still_meant() && Utc::now() < end {
@@ -392,19 +442,18 @@ pub fn retire(root: &Path, colour: Colour) -> Result<()> {
     // Whoever is at it now may want this colour, or take it down anyway.
     let mut lock = None;
     while still_meant() && lock.is_none() {
-        lock = take_lock(root, "retire").ok();
+        lock = take_lock(&engine.lock(), "retire").ok();
         thread::sleep(RETIRE_PAUSE);
     }
-    if still_meant() && traefik::live(&stack)? != colour {
-        forget_warm(&stack, colour);
-        engine::of(stack).stop(colour)?;
+    if still_meant() && traefik::live(engine)? != colour {
+        engine.forget_warm(colour);
+        engine.stop(colour)?;
     }
     Ok(())
 }
 
 pub fn history(root: &Path, count: usize) -> Result<()> {
-    let stack = Stack::load(root)?;
-    let entries = history::last(&stack.history(), count)?;
+    let entries = engine::of(Stack::load(root)?).history().last(count)?;
     tell(&history::table(&entries))
 }
 
@@ -418,11 +467,12 @@ pub fn down(root: &Path) -> Result<()> {
         }
         stack => stack?,
     };
-    let _lock = take_lock(root, "down")?;
+    let engine = engine::of(stack);
+    let _lock = take_lock(&engine.lock(), "down")?;
     for colour in Colour::ALL {
-        forget_warm(&stack, colour);
+        engine.forget_warm(colour);
     }
-    engine::of(stack).down()?;
+    engine.down()?;
     progress("everything is stopped", began);
     Ok(())
 }
@@ -430,42 +480,35 @@ pub fn down(root: &Path) -> Result<()> {
 pub fn status(root: &Path) -> Result<()> {
     let engine = running(root)?;
     let (engine, stack) = (engine.as_ref(), engine.stack());
-    let live = traefik::live(stack);
+    let live = traefik::live(engine);
     let scheme = stack.door.tls.as_ref().map_or("http", |_| "https");
     let mut lines = vec![(
         "front door",
         format!(
             "{scheme}://{}/  ({} engine)",
-            stack.front_door(),
+            engine.front_door()?,
             engine.kind()
         ),
     )];
     if let Some(tls) = &stack.door.tls {
-        lines.push(("certificate", certificate_state(stack, tls)));
+        lines.push(("certificate", certificate_state(engine, tls)));
     }
     lines.push(match &live {
         Ok(colour) => ("live", format!("{colour}, says Traefik")),
         Err(error) => ("live", format!("nobody: {error}")),
     });
-    if let (Ok(live), Some(named)) = (&live, Router::of(stack).live())
+    if let (Ok(live), Some(named)) = (&live, engine.pointed_to())
         && *live != named
     {
-        let differs = format!("but the router's file names {named}: look at ./just logs");
+        let differs = format!("but the router names {named}: look at ./just logs");
         lines.push(("", differs));
     }
     lines.extend(Colour::ALL.map(|colour| (colour.name(), state(engine, colour))));
-    let preview = format!("http://{}/  (the idle colour)", stack.preview());
-    lines.extend([
-        ("store", store_state(engine, live.as_ref().ok())),
-        ("preview", preview),
-        (
-            "traefik",
-            format!("http://{}/api/rawdata", stack.internal()),
-        ),
-        ("logs", "./just logs --follow".into()),
-    ]);
+    lines.push(("store", store_state(engine, live.as_ref().ok())));
+    lines.extend(engine.ways());
+    lines.push(("logs", "./just logs --follow".into()));
     lines.extend(monitoring::status(engine));
-    if let Some(holder) = lock::holder(&stack.lock())?.filter(Holder::lives) {
+    if let Some(holder) = engine.lock().holder()?.filter(Holder::is_at_it) {
         lines.push(("under way", Error::Locked(Box::new(holder)).to_string()));
     }
     let lines = lines
@@ -497,8 +540,8 @@ fn store_state(engine: &dyn Engine, live: Option<&Colour>) -> String {
 }
 
 /// Of the certificate that the front door really shows.
-fn certificate_state(stack: &Stack, tls: &Tls) -> String {
-    let shown = Entrance::front_door(stack).and_then(|door| door.certificate());
+fn certificate_state(engine: &dyn Engine, tls: &Tls) -> String {
+    let shown = Entrance::front_door(engine).and_then(|door| door.certificate());
     let state = match shown.map(|shown| shown.and_then(|shown| certificate::ends(&shown))) {
         Err(error) => format!("NOT GOOD: {error}"),
         Ok(None) => "with an end that cannot be read".to_owned(),
@@ -512,19 +555,19 @@ fn certificate_state(stack: &Stack, tls: &Tls) -> String {
 }
 
 fn state(engine: &dyn Engine, colour: Colour) -> String {
-    let (Ok(operator), Ok(version)) = (engine.operator(colour), Version::of(engine, colour)) else {
+    let (Ok(metrics), Ok(version)) = (engine.metrics(colour), Version::of(engine, colour)) else {
         return "not running".into();
     };
     let connections = scrape::drain_state(engine, colour).map(|state| state.connections);
     let connections = connections.map_or("?".into(), |connections| connections.to_string());
-    let warm = warm_until(engine.stack(), colour);
+    let warm = engine.warm_until(colour);
     let state = match (scrape::ready(engine, colour), warm) {
         (Ok(()), _) => "ready".to_owned(),
         (Err(_), Some(until)) => format!("kept warm until {until}"),
         (Err(_), None) => "draining".to_owned(),
     };
     format!(
-        "{state}, {connections} connections, version {}, metrics at http://{operator}/metrics",
+        "{state}, {connections} connections, version {}, {metrics}",
         version.told(),
     )
 }

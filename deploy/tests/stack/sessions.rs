@@ -43,6 +43,9 @@ on_each_engine!([
 /// What a colour saves within, unless it is told otherwise.
 const CHECKPOINT: Duration = Duration::from_secs(1);
 
+/// In which a bake looks at both colours at least once, on a machine that is busy.
+const SOME_LOOKS: Duration = Duration::from_secs(1);
+
 /// The load test in the same profile as this test; built once.
 fn loadtest() -> &'static Path {
     static LOADTEST: OnceLock<PathBuf> = OnceLock::new();
@@ -319,6 +322,7 @@ fn a_store_that_goes_down_in_the_bake_is_not_the_new_colours_fault(engine: Engin
         store.stop();
         wait_for_store(&clone, "down");
         assert!(clone.connect().is_ok(), "new clients come in");
+        std::thread::sleep(SOME_LOOKS);
         store.start();
     });
     assert_eq!(code, Some(0), "{told}");

@@ -5,6 +5,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    net::{SocketAddr, ToSocketAddrs},
     path::Path,
     process::{Command, Stdio},
     time::Instant,
@@ -75,7 +76,8 @@ impl Audit {
         let words = [program.into_os_string(), "--root".into(), root.into()];
         let words = words.into_iter().chain(verb.iter().map(OsString::from));
         let command: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
-        let url = format!("ws://{}/ws/chat/", engine.front_door()?);
+        let door = address(&engine.front_door()?)?;
+        let url = format!("ws://{door}/ws/chat/");
         let mut loadtest = loadtest(root);
         loadtest
             .args([url.as_str(), "--mode", "drain", "--reconnect"])
@@ -87,6 +89,9 @@ impl Audit {
             .args(["--end-command", &command.join(" ")]);
         for assertion in ASSERTIONS {
             loadtest.args(["--assert", assertion]);
+        }
+        if !door.ip().is_loopback() {
+            loadtest.arg("--remote");
         }
         if let Some(interval) = checkpoint() {
             loadtest.args(["--checkpoint", &interval]);
@@ -103,6 +108,14 @@ impl Audit {
         }
         if well { Ok(()) } else { Err(Error::Audit) }
     }
+}
+
+/// A name's first address that the load test can take.
+fn address(front_door: &str) -> Result<SocketAddr> {
+    let named = Error::file(front_door);
+    let mut addresses = front_door.to_socket_addrs().map_err(named)?;
+    let address = addresses.find(SocketAddr::is_ipv4);
+    address.ok_or_else(|| Error::NoAddress(front_door.to_owned()))
 }
 
 fn forget(report: &Path) {

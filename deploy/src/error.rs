@@ -86,6 +86,8 @@ pub enum Error {
         "the load test does not speak TLS, and the front door speaks nothing else; audit a stack without it"
     )]
     AuditUnderTls,
+    #[error("{0} has no address of IPv4, which is all that the load test takes")]
+    NoAddress(String),
     #[error("all is not well; the load test's report above says why")]
     Audit,
     #[error("`{command}` failed: {reason}")]

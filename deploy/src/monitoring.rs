@@ -29,7 +29,7 @@ pub use options::{Options, VARIABLES};
 use crate::{
     colour::Colour,
     deploy::progress,
-    engine::Engine,
+    engine::{Engine, Kind},
     error::{Error, Result},
     http, interrupt,
     ports::Monitoring as Ports,
@@ -371,6 +371,9 @@ pub fn turn(host: Option<Box<dyn Host + '_>>, colour: Colour, runs: bool) {
 
 /// What runs where, for a person: a name and what there is to say of it.
 pub fn status(engine: &dyn Engine) -> Vec<(&'static str, String)> {
+    if engine.kind() == Kind::Kubernetes {
+        return vec![("monitoring", "the cluster's own".into())];
+    }
     let Some(host) = engine.monitoring() else {
         return vec![(
             "monitoring",

@@ -120,7 +120,10 @@ impl Client {
 
     /// Begins a handshake.
     pub fn open(&mut self, index: usize) {
-        let from = target::source(index, self.sockets.len());
+        let here = self.target.is_here();
+        let from = here
+            .then(|| target::source(index, self.sockets.len()))
+            .flatten();
         let now = self.clock.now();
         let opened = link::open(from, self.target.address);
         let socket = &mut self.sockets[index];

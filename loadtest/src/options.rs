@@ -44,9 +44,12 @@ Exit code: 0 if every promise was kept and every assertion held, 1 if not, 2 if 
 #[derive(Parser, Debug)]
 #[command(version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Options {
-    /// The WebSocket, on this machine; without it, the front door that .tally/stack.json names
+    /// The WebSocket; without it, the front door that .tally/stack.json names
     #[arg(value_parser = Target::parse)]
     pub url: Option<Target>,
+    /// It is on another machine, or in a cluster, that is yours to load
+    #[arg(long, requires = "url")]
+    pub remote: bool,
     #[command(flatten, next_help_heading = "Load")]
     pub load: LoadOptions,
     #[command(flatten, next_help_heading = "Expectations")]
@@ -173,6 +176,14 @@ impl Options {
     /// # Errors
     /// What does not go together.
     pub fn check(&self) -> Result<(), String> {
+        if let Some(target) = self.url.as_ref().filter(|target| !target.is_here())
+            && !self.remote
+        {
+            let address = target.address.ip();
+            return Err(format!(
+                "{address} is another machine; load is only for one's own: if it is, add --remote"
+            ));
+        }
         let drain = &self.drain;
         let ends =
             drain.end_pid.is_some() || drain.end_post.is_some() || drain.end_command.is_some();
@@ -217,5 +228,6 @@ mod tests {
                 .unwrap_err()
                 .contains("another machine")
         );
+        assert_eq!(parse("ws://192.0.2.1:80/ --remote"), Ok(()));
     }
 }

@@ -26,10 +26,13 @@ pub struct Obstacle {
 
 /// Looks at everything at once.
 pub fn look(target: &Target, sockets: u64) -> Vec<Obstacle> {
-    let front_door = stack::is_front_door(target.address.port());
+    let front_door = target.is_here() && stack::is_front_door(target.address.port());
     let mut found = Vec::new();
     found.extend(files_here(raise_file_limit(), sockets));
-    if let Some(pid) = process::listener(target.address.port()) {
+    let listener = target
+        .is_here()
+        .then(|| process::listener(target.address.port()));
+    if let Some(pid) = listener.flatten() {
         let each = if front_door { 2 } else { 1 };
         let name = process::name(pid).unwrap_or_default();
         let limit = process::files_max(pid);

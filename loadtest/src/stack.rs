@@ -16,6 +16,9 @@ pub fn front_door() -> Result<Target, String> {
     let missing = "no address was given, and no stack is recorded here; start one (./just up), or \
                    give an address: ws://127.0.0.1:8000/ws/chat/";
     let port = record().and_then(|record| port(&record, "front_door"));
+    if port == Some(0) {
+        return Err("this stack is in a cluster; give its address, as ./just status has it".into());
+    }
     Target::parse(&format!("ws://127.0.0.1:{}/ws/chat/", port.ok_or(missing)?))
 }
 

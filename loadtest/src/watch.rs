@@ -30,7 +30,9 @@ pub struct Watch {
 impl Watch {
     /// Those that were named; else who listens at the target, and the colours behind it.
     pub fn new(named: &[u32], target: &Target) -> Self {
-        let processes: Vec<Watched> = if named.is_empty() {
+        let processes: Vec<Watched> = if named.is_empty() && !target.is_here() {
+            Vec::new()
+        } else if named.is_empty() {
             let ports = stack::ports_behind(target.address.port());
             let all = std::iter::once(target.address.port()).chain(ports);
             all.filter_map(proc::listener).filter_map(watched).collect()

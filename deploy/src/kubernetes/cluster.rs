@@ -128,7 +128,7 @@ impl Cluster {
     pub fn provide_namespace(&self) -> Result<()> {
         let name = format!("namespace/{}", self.namespace);
         if self.get(&[&name])?.is_empty() {
-            self.run(&["create", "namespace", &self.namespace])?;
+            self.run(&["create", "namespace", &self.namespace, "--save-config"])?;
         }
         Ok(())
     }

@@ -51,6 +51,8 @@ pub type Socket = WebSocket<Box<dyn Stream>>;
 /// A clone in miniature; whatever was started in it is stopped at the end.
 pub struct Clone {
     pub root: tempfile::TempDir,
+    /// Where its front door is.
+    pub host: Ipv4Addr,
     pub port: u16,
     pub engine: Engine,
     /// What the shell of every verb has set.
@@ -81,6 +83,7 @@ impl Clone {
         let port = free.local_addr().unwrap().port();
         Self {
             root,
+            host: Ipv4Addr::LOCALHOST,
             port,
             engine,
             settings: Vec::new(),
@@ -261,7 +264,7 @@ impl Clone {
     }
 
     fn tcp(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let stream = TcpStream::connect((self.host, self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         Ok(stream)
     }

@@ -6,6 +6,7 @@ mod containers;
 mod door;
 mod drills;
 mod engine;
+mod kubernetes;
 mod pebble;
 #[path = "../../../server/tests/common/redis.rs"]
 #[expect(dead_code, reason = "the tests of the stores use more of it")]

@@ -47,7 +47,7 @@ const CHECKPOINT: Duration = Duration::from_secs(1);
 const SOME_LOOKS: Duration = Duration::from_secs(1);
 
 /// The load test in the same profile as this test; built once.
-fn loadtest() -> &'static Path {
+pub fn loadtest() -> &'static Path {
     static LOADTEST: OnceLock<PathBuf> = OnceLock::new();
     LOADTEST.get_or_init(|| {
         let built = Command::new(env!("CARGO"))
@@ -69,7 +69,7 @@ fn loadtest() -> &'static Path {
 /// Runs a script while a crowd talks through the front door; in it `tally` is the deploy program.
 /// What the crowd's ledger says, which must be that nothing was lost and nothing counted twice.
 #[expect(clippy::print_stdout, reason = "the ledger is what a drill is for")]
-fn audit(clone: &Clone, crowd: &str, script: &str) -> Value {
+pub fn audit(clone: &Clone, crowd: &str, script: &str) -> Value {
     let deploy = env!("CARGO_BIN_EXE_tally-deploy");
     let root = clone.root.path().display();
     let report = clone.root.path().join("report.json");
@@ -79,7 +79,8 @@ fn audit(clone: &Clone, crowd: &str, script: &str) -> Value {
         .get_envs()
         .filter_map(|(name, value)| Some((name, value?)));
     let output = Command::new(loadtest())
-        .arg(format!("ws://127.0.0.1:{}/ws/chat/", clone.port))
+        .arg(format!("ws://{}:{}/ws/chat/", clone.host, clone.port))
+        .args((!clone.host.is_loopback()).then_some("--remote"))
         .args(crowd.split_whitespace())
         .args(["--mode", "drain", "--reconnect", "--duration", "2s"])
         .args(["--heartbeat", "0s", "--drain-timeout", "10m"])
@@ -99,7 +100,7 @@ fn audit(clone: &Clone, crowd: &str, script: &str) -> Value {
 }
 
 #[track_caller]
-fn assert_all_resumed(drain: &Value) {
+pub fn assert_all_resumed(drain: &Value) {
     assert_eq!(drain["fresh"], 0, "{drain}");
     assert!(drain["resumed"].as_u64().unwrap() > 0, "{drain}");
 }

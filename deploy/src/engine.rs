@@ -92,6 +92,10 @@ pub trait Engine {
     /// # Errors
     /// It is known that the colour does not run, and perhaps why.
     fn processes(&self, colour: Colour) -> Result<Vec<Process>>;
+    /// Whether a process that does not answer is one that was taken away since it was listed.
+    fn has_left(&self, _process: &Process) -> bool {
+        false
+    }
     /// Whether every process of a colour is there that should be.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 use crate::{
     colour::Colour,
     engine::Kind,
+    kubernetes::cluster::Cluster,
     lock::Holder,
     store::{Store, VARIABLE},
 };
@@ -143,6 +144,12 @@ pub enum Error {
          one there that is built here, such as \"docker push\" or \"kind load docker-image\""
     )]
     NoImage,
+    #[error(
+        "the stack runs in namespace {} from overlay {}, and TALLY_NAMESPACE or TALLY_OVERLAY says \
+         otherwise; leave them alone, or start anew there: ./just down, then ./just up",
+         .0.namespace, .0.overlay
+    )]
+    RolledOutElsewhere(Cluster),
     #[error("{0} is nothing for ENGINE=kubernetes: {1}")]
     NotOnKubernetes(&'static str, &'static str),
     #[error("the lock was taken over by somebody else; look at ./just status before going on")]

@@ -65,6 +65,17 @@ const FRESH: Duration = Duration::from_millis(250);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The store of somebody else's that a namespace's stack was given, if any.
+///
+/// # Errors
+/// The cluster cannot be asked.
+pub fn store_of(cluster: &Cluster) -> Result<Option<String>> {
+    let text = format!("--output=go-template={{{{index .data \"{VARIABLE}\" | base64decode}}}}");
+    let words = ["get", "secret", STORE_SECRET, "--ignore-not-found", &text];
+    let address = cluster.run(&words)?;
+    Ok(Some(address).filter(|address| !address.is_empty()))
+}
+
 pub struct Kubernetes {
     stack: Stack,
     cluster: Cluster,
@@ -153,6 +164,16 @@ impl Kubernetes {
         let mut pods = self.pods()?;
         pods.retain(|pod| pod.colour == Some(colour));
         Ok(pods)
+    }
+
+    /// Whether a pod has been told to go, or does not run.
+    fn is_gone(&self, pod: &str) -> bool {
+        let found = self.cluster.get(&[&format!("pod/{pod}")]);
+        let lives = |object: &Value| {
+            let pod = Pod::of(object);
+            pod.runs && !pod.goes
+        };
+        found.is_ok_and(|found| !found.iter().any(lives))
     }
 
     fn traefik_pods(&self) -> Result<Vec<Pod>> {
@@ -276,12 +297,21 @@ impl Engine for Kubernetes {
                 told: "it has no running pod".into(),
             });
         }
-        let processes = pods.into_iter().map(|pod| {
-            let operator = self.forwards.to(&self.cluster, &pod.name, OPERATOR_PORT)?;
-            let name = pod.name;
-            Ok(Process { name, operator })
-        });
-        processes.collect()
+        let mut processes = Vec::new();
+        for pod in pods {
+            match self.forwards.to(&self.cluster, &pod.name, OPERATOR_PORT) {
+                Err(_) if self.is_gone(&pod.name) => {}
+                operator => processes.push(Process {
+                    operator: operator?,
+                    name: pod.name,
+                }),
+            }
+        }
+        Ok(processes)
+    }
+
+    fn has_left(&self, process: &Process) -> bool {
+        self.is_gone(&process.name)
     }
 
     fn complete(&self, colour: Colour) -> Result<()> {

@@ -21,11 +21,11 @@ impl Samples {
     /// # Errors
     /// One does not answer.
     pub fn by_process(engine: &dyn Engine, colour: Colour) -> Result<HashMap<String, Self>> {
-        let samples = engine.processes(colour)?.into_iter().map(|process| {
+        let samples = each(engine, colour, |process| {
             let text = http::get_ok(&process.url("metrics"))?;
-            Ok((process.name, Self::parse(&text)))
-        });
-        samples.collect()
+            Ok((process.name.clone(), Self::parse(&text)))
+        })?;
+        Ok(samples.into_iter().collect())
     }
 
     /// # Errors
@@ -144,24 +144,29 @@ struct Readiness {
     store: StoreState,
 }
 
-/// What each process of a colour answers.
-fn ask<T: DeserializeOwned>(engine: &dyn Engine, colour: Colour, path: &str) -> Result<Vec<T>> {
-    let processes = engine.processes(colour)?.into_iter();
-    processes
-        .map(|process| http::get_json(&process.url(path)))
-        .collect()
-}
-
-/// The same for what is only to be heard.
-fn for_each(
+/// Has a word with each process of a colour; whoever has left meanwhile has no say.
+fn each<T>(
     engine: &dyn Engine,
     colour: Colour,
-    act: impl Fn(&Process) -> Result<String>,
-) -> Result<()> {
+    word: impl Fn(&Process) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut answers = Vec::new();
     for process in engine.processes(colour)? {
-        act(&process)?;
+        match word(&process) {
+            Err(_) if engine.has_left(&process) => {}
+            answer => answers.push(answer?),
+        }
     }
-    Ok(())
+    if answers.is_empty() {
+        let told = "all of it has just left".into();
+        return Err(Error::NotWhole { colour, told });
+    }
+    Ok(answers)
+}
+
+/// What each process of a colour answers.
+fn ask<T: DeserializeOwned>(engine: &dyn Engine, colour: Colour, path: &str) -> Result<Vec<T>> {
+    each(engine, colour, |process| http::get_json(&process.url(path)))
 }
 
 /// # Errors
@@ -180,12 +185,10 @@ pub fn drain_state(engine: &dyn Engine, colour: Colour) -> Result<DrainState> {
 /// # Errors
 /// The colour does not answer, or refuses.
 pub fn begin_drain(engine: &dyn Engine, colour: Colour, rate: u32) -> Result<()> {
-    let processes = engine.processes(colour)?;
-    let share = rate.div_ceil(processes.len() as u32);
-    for process in processes {
-        http::post(&process.url(&format!("drain?rate={share}")))?;
-    }
-    Ok(())
+    let processes = engine.processes(colour)?.len();
+    let share = rate.div_ceil(u32::try_from(processes).unwrap_or(u32::MAX));
+    let drain = format!("drain?rate={share}");
+    each(engine, colour, |process| http::post(&process.url(&drain))).map(drop)
 }
 
 /// Takes a drain back: who is still there stays, and who comes is welcome. Harmless without one.
@@ -193,9 +196,10 @@ pub fn begin_drain(engine: &dyn Engine, colour: Colour, rate: u32) -> Result<()>
 /// # Errors
 /// The colour does not answer, or is shutting down for good.
 pub fn take_drain_back(engine: &dyn Engine, colour: Colour) -> Result<()> {
-    for_each(engine, colour, |process| {
+    each(engine, colour, |process| {
         http::delete(&process.url("drain"))
     })
+    .map(drop)
 }
 
 /// What a rate of handshakes is measured with.
@@ -211,9 +215,10 @@ pub fn handshakes(engine: &dyn Engine, colour: Colour) -> Result<f64> {
 /// It takes no new connections.
 pub fn ready(engine: &dyn Engine, colour: Colour) -> Result<()> {
     engine.complete(colour)?;
-    for_each(engine, colour, |process| {
+    each(engine, colour, |process| {
         http::get_ok(&process.url("readyz"))
     })
+    .map(drop)
 }
 
 /// # Errors
@@ -234,9 +239,10 @@ pub fn misses_store(engine: &dyn Engine, colour: Colour) -> bool {
 /// # Errors
 /// Nobody answers for it.
 pub fn alive(engine: &dyn Engine, colour: Colour) -> Result<()> {
-    for_each(engine, colour, |process| {
+    each(engine, colour, |process| {
         http::get_ok(&process.url("healthz"))
     })
+    .map(drop)
 }
 
 #[cfg(test)]

@@ -64,9 +64,9 @@ pub struct Settings {
     /// `NOFILE`: files that a container may open.
     pub files_max: u64,
     /// `TALLY_NAMESPACE`: of the cluster.
-    pub namespace: String,
+    pub namespace: Option<String>,
     /// `TALLY_OVERLAY`: a folder of `deploy/kubernetes/overlays`.
-    pub overlay: String,
+    pub overlay: Option<String>,
     /// What watches the stack, and whom it tells.
     pub monitoring: Options,
 }
@@ -101,23 +101,19 @@ impl Settings {
                     text.parse().ok().filter(|files| *files >= FILES_MIN)
                 })
                 .unwrap_or_else(files_of_this_process),
-            namespace: reader
-                .read(
-                    "TALLY_NAMESPACE",
-                    "a namespace's name: a-z, 0-9, -",
-                    |text| is_label(text).then(|| text.to_owned()),
-                )
-                .unwrap_or_else(|| "tally".into()),
-            overlay: reader
-                .read(
-                    "TALLY_OVERLAY",
-                    "a folder of deploy/kubernetes/overlays",
-                    |text| {
-                        let folder = root.join("deploy/kubernetes/overlays").join(text);
-                        (is_label(text) && folder.is_dir()).then(|| text.to_owned())
-                    },
-                )
-                .unwrap_or_else(|| "production".into()),
+            namespace: reader.read(
+                "TALLY_NAMESPACE",
+                "a namespace's name: a-z, 0-9, -",
+                |text| is_label(text).then(|| text.to_owned()),
+            ),
+            overlay: reader.read(
+                "TALLY_OVERLAY",
+                "a folder of deploy/kubernetes/overlays",
+                |text| {
+                    let folder = root.join("deploy/kubernetes/overlays").join(text);
+                    (is_label(text) && folder.is_dir()).then(|| text.to_owned())
+                },
+            ),
             monitoring: Options::read(&mut reader, root),
         };
         if reader.mistakes.is_empty() {

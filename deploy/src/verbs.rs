@@ -28,7 +28,7 @@ use crate::{
     handover,
     history::{self, Outcome},
     interrupt,
-    kubernetes::cluster::Cluster,
+    kubernetes::{self, cluster::Cluster},
     lock::{self, Holder, Lock},
     monitoring,
     ports::{self, Ports},
@@ -123,15 +123,20 @@ fn roll_out(root: &Path, settings: &Settings, before: Option<&Stack>) -> Result<
         let cure = "its pods share nothing but a Redis; leave it alone, or name one";
         return Err(Error::NotOnKubernetes(store::VARIABLE, cure));
     }
+    let cluster = cluster_of(before, settings);
+    let store = match &settings.store {
+        None => kubernetes::store_of(&cluster)?,
+        store => store.clone(),
+    };
     let record = Record {
         name: stack::name_of(root),
         engine: Kind::Kubernetes,
         ports: Ports::default(),
         bind: settings.bind,
         door: Door::default(),
-        store: Store::of(settings.store.clone()),
+        store: Store::of(store),
         files_max: settings.files_max,
-        cluster: Some(cluster_of(before, settings)),
+        cluster: Some(cluster),
     };
     Stack::create(root, record)
 }
@@ -139,14 +144,32 @@ fn roll_out(root: &Path, settings: &Settings, before: Option<&Stack>) -> Result<
 /// Where it was rolled out before, or where kubectl leads to now.
 fn cluster_of(before: Option<&Stack>, settings: &Settings) -> Cluster {
     let recorded = before.and_then(|stack| stack.cluster.clone());
-    recorded
-        .unwrap_or_else(|| Cluster::of_now(settings.namespace.clone(), settings.overlay.clone()))
+    let recorded = recorded.filter(|cluster| is_meant(cluster, settings));
+    recorded.unwrap_or_else(|| {
+        let [namespace, overlay] = [
+            (&settings.namespace, "tally"),
+            (&settings.overlay, "production"),
+        ]
+        .map(|(setting, default)| setting.clone().unwrap_or_else(|| default.to_owned()));
+        Cluster::of_now(namespace, overlay)
+    })
+}
+
+fn is_meant(cluster: &Cluster, settings: &Settings) -> bool {
+    cluster.fits(settings.namespace.as_deref(), settings.overlay.as_deref())
 }
 
 /// Before a stack is decided on, its lock has to be found.
 fn lock_for_up(root: &Path, settings: &Settings) -> Result<lock::Place> {
     let before = Stack::load(root).ok();
     if kind_of(before.as_ref(), settings) == Kind::Kubernetes {
+        if let Some(stack) = &before
+            && let Some(cluster) = &stack.cluster
+            && !is_meant(cluster, settings)
+            && engine::of(stack.clone()).running()?
+        {
+            return Err(Error::RolledOutElsewhere(cluster.clone()));
+        }
         let cluster = cluster_of(before.as_ref(), settings);
         cluster.provide_namespace()?;
         return Ok(lock::Place::Lease(cluster));

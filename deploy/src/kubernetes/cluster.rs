@@ -42,6 +42,12 @@ impl Cluster {
         }
     }
 
+    /// Whether somebody who sets that means this one.
+    pub fn fits(&self, namespace: Option<&str>, overlay: Option<&str>) -> bool {
+        namespace.is_none_or(|namespace| namespace == self.namespace)
+            && overlay.is_none_or(|overlay| overlay == self.overlay)
+    }
+
     pub fn command(&self) -> Command {
         let mut kubectl = Command::new("kubectl");
         self.aim(&mut kubectl);

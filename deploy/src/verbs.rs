@@ -186,7 +186,7 @@ fn stays(stack: &Stack, settings: &Settings) -> Result<Stack> {
     let (engine, port) = (stack.engine, stack.ports.front_door);
     if settings.engine.is_some_and(|wanted| wanted != engine) {
         Err(Error::OtherEngine(engine))
-    } else if settings.port.is_some_and(|wanted| wanted != port) {
+    } else if stack.cluster.is_none() && settings.port.is_some_and(|wanted| wanted != port) {
         Err(Error::RunsElsewhere(port))
     } else if let Err(error) = stack.store.fits(settings.store.clone()) {
         Err(error)

@@ -85,13 +85,13 @@ pub enum Place {
     Memory,
     /// A file that the processes of one host share.
     Sqlite(PathBuf),
-    /// A Redis that all hosts share, as a URL. It may hold a password, so it is not shown.
+    /// A Redis that all hosts share, or a cluster, as a URL. It may hold a password, so it is not shown.
     Redis(String),
 }
 
 impl Place {
-    pub const EXPECTED: &str =
-        "`memory`, `sqlite:` with a file's path, or a URL such as redis://127.0.0.1:6379/0";
+    pub const EXPECTED: &str = "`memory`, `sqlite:` with a file's path, or a URL such as redis://127.0.0.1:6379/0 or \
+         redis-cluster://127.0.0.1:7000,127.0.0.1:7001";
 
     pub fn name(&self) -> &'static str {
         match self {
@@ -114,7 +114,9 @@ impl FromStr for Place {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            Some(("redis" | "rediss", _)) if redis::is_url(text) => Ok(Self::Redis(text.into())),
+            Some(("redis" | "rediss" | "redis-cluster", _)) if redis::is_url(text) => {
+                Ok(Self::Redis(text.into()))
+            }
             _ => Err(()),
         }
     }

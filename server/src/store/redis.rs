@@ -1,4 +1,4 @@
-//! A Redis, which the processes of all hosts share.
+//! A Redis, or a cluster of them, which the processes of all hosts share.
 //!
 //! A session is a hash under its own key, and each kind of word is a script that touches this one
 //! key and mirrors `session.rs`; the tests hold the two together. A batch is one pipeline. Whom a
@@ -8,23 +8,27 @@
 //! How durable it is, the server decides (`appendonly`, `appendfsync`): [`StoreSettings::durable`]
 //! changes nothing here.
 
-use std::{future::Future, time::Duration};
+mod connection;
 
-use redis::{
-    Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, Script, ServerErrorKind, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-    cmd,
-};
-use tokio::runtime::{Builder, Runtime};
+use std::time::Duration;
+
+use redis::{Cmd, IntoConnectionInfo, RedisError, Script, Value, cmd};
 use uuid::Uuid;
 
+use self::connection::{Cluster, Connection, Failure, Single};
 use super::{
-    Op, ROUND_TRIP_MAX, Store, StoreError, StoreSettings, Tidied,
+    Op, Store, StoreError, StoreSettings, Tidied,
     format::{self, FORMAT},
 };
 use crate::session::{Awaited, Epoch, Outcome, Owner};
 
 const GENERATION: &str = "tally:generation";
+
+/// Of a cluster, which may lose a node with all it has: so many that every node has some.
+const GENERATIONS: usize = 256;
+
+/// How the URL of a cluster begins: then come its nodes, `host:port` each, with commas in between.
+const CLUSTER: &str = "redis-cluster://";
 
 /// Sessions that others want, told at once; the rest is told the next time.
 const WANTED_MAX: usize = 1000;
@@ -32,20 +36,14 @@ const WANTED_MAX: usize = 1000;
 /// Notes for an owner that has died go by themselves.
 const NOTES_KEPT: Duration = Duration::from_secs(60);
 
-/// Calls may wait for that long in all, a connection included.
-const CALL_MAX: Duration = ROUND_TRIP_MAX.saturating_sub(Duration::from_millis(100));
-
 pub struct Redis {
     /// As it may be shown: without a password.
     name: String,
-    client: Client,
+    connection: Box<dyn Connection>,
+    /// Changed by a wipe, whichever server it wipes.
+    generations: Vec<String>,
     settings: StoreSettings,
     scripts: Scripts,
-    /// Drives the connection, but only while a call waits for it.
-    runtime: Runtime,
-    /// Connects anew by itself where the server hung up. `None` at first, and after a call that
-    /// failed: of a server that fell silent, nobody would notice that its connection is dead.
-    manager: Option<ConnectionManager>,
 }
 
 struct Scripts {
@@ -68,15 +66,6 @@ impl Scripts {
     }
 }
 
-/// Teaches the scripts to a server. It evicts none of them; a restart forgets all.
-fn loading() -> Pipeline {
-    let mut pipeline = Pipeline::new();
-    for code in [SAVE, CLAIM, COLLECT] {
-        pipeline.cmd("SCRIPT").arg("LOAD").arg(code);
-    }
-    pipeline
-}
-
 impl Redis {
     /// Opens no connection yet.
     ///
@@ -84,73 +73,51 @@ impl Redis {
     /// The URL is none, or one for TLS.
     pub fn open(url: &str, settings: StoreSettings) -> Result<Self, StoreError> {
         let name = redacted(url);
-        let explained = |error: &dyn std::fmt::Display| StoreError(format!("{name}: {error}"));
+        let explained = |error: String| StoreError(format!("{name}: {error}"));
         if url.starts_with("rediss:") {
-            return Err(explained(
-                &"this build speaks no TLS to Redis; use redis:// over a private network or a tunnel",
-            ));
+            let error = "this build speaks no TLS to Redis; use redis:// over a private network or a \
+                         tunnel";
+            return Err(explained(error.into()));
         }
-        let client = Client::open(url).map_err(|error| explained(&error))?;
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| explained(&error))?;
+        let (connection, generations): (Box<dyn Connection>, _) = match nodes_of(url) {
+            Some(nodes) => (
+                Box::new(Cluster::open(&nodes).map_err(explained)?),
+                (0..GENERATIONS)
+                    .map(|number| format!("{GENERATION}:{number}"))
+                    .collect(),
+            ),
+            None => (
+                Box::new(Single::open(url).map_err(explained)?),
+                vec![GENERATION.to_owned()],
+            ),
+        };
         Ok(Self {
             name,
-            client,
+            connection,
+            generations,
             settings,
             scripts: Scripts::new(),
-            runtime,
-            manager: None,
         })
     }
 
-    /// One round trip, and a second one where the server has to be taught the scripts first.
-    fn ask(&mut self, pipeline: &Pipeline, answers: usize) -> Result<Vec<Value>, StoreError> {
-        let manager = self.manager()?;
-        let call = async {
-            let values = send(manager.clone(), pipeline, answers).await?;
-            if !values.iter().any(is_unknown_script) {
-                return Ok(values);
-            }
-            send(manager.clone(), &loading(), 3).await?;
-            send(manager, pipeline, answers).await
+    /// One round trip, and a second one where a server has to be taught the scripts first. It evicts
+    /// none of them; a restart forgets all, and a replica that takes over never had them.
+    fn ask(&mut self, commands: &[Cmd]) -> Result<Vec<Value>, StoreError> {
+        let answers = match self.connection.ask(commands) {
+            Err(Failure::UnknownScript) => self
+                .connection
+                .teach(&[SAVE, CLAIM, COLLECT])
+                .and_then(|()| self.connection.ask(commands)),
+            answers => answers,
         };
-        let answer = self.within_time(call);
-        let values = answer.map_err(|error| StoreError(format!("{}: {error}", self.name)))?;
-        match values.iter().find_map(refusal) {
-            Some(refusal) => Err(StoreError(format!("{}: {refusal}", self.name))),
-            None => Ok(values),
-        }
-    }
-
-    fn manager(&mut self) -> Result<ConnectionManager, StoreError> {
-        let _runtime = self.runtime.enter();
-        if self.manager.is_none() {
-            // The caller asks again: there is no second attempt within a call.
-            let config = ConnectionManagerConfig::new()
-                .set_number_of_retries(0)
-                .set_connection_timeout(Some(CALL_MAX))
-                .set_response_timeout(None);
-            let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config);
-            let manager = manager.map_err(|error| StoreError(format!("{}: {error}", self.name)))?;
-            self.manager = Some(manager);
-        }
-        Ok(self.manager.clone().expect("made above"))
-    }
-
-    fn within_time<T>(
-        &mut self,
-        call: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, String> {
-        let answer = self
-            .runtime
-            .block_on(async { tokio::time::timeout(CALL_MAX, call).await });
-        let error = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer for {} ms", CALL_MAX.as_millis()),
-        };
-        self.manager = None;
-        Err(error)
+        answers.map_err(|failure| {
+            let reason = match failure {
+                Failure::UnknownScript => "it forgets the scripts at once".into(),
+                Failure::Refused(error) => refusal(&error),
+                Failure::Unreached(reason) => reason,
+            };
+            StoreError(format!("{}: {reason}", self.name))
+        })
     }
 
     fn command(&self, op: &Op) -> Cmd {
@@ -182,8 +149,7 @@ impl Redis {
     /// Tells the holders that somebody waits for them. Where that fails, the claims stand all the
     /// same, and their next question tells it again.
     fn leave_notes(&mut self, ops: &[Op], outcomes: &[Outcome]) {
-        let mut pipeline = Pipeline::new();
-        let mut answers = 0;
+        let mut commands = Vec::new();
         for (op, outcome) in ops.iter().zip(outcomes) {
             let (Op::Claim(id) | Op::Collect { id, .. }, Outcome::Awaiting { awaited, .. }) =
                 (op, outcome)
@@ -192,12 +158,15 @@ impl Redis {
             };
             let notes = notes_for(&awaited.from);
             let note = format!("{id}@{}", awaited.epoch);
-            pipeline.cmd("SADD").arg(&notes).arg(note);
-            pipeline.cmd("EXPIRE").arg(&notes).arg(NOTES_KEPT.as_secs());
-            answers += 2;
+            commands.push(command(&["SADD", &notes, &note]));
+            commands.push(command(&[
+                "EXPIRE",
+                &notes,
+                &NOTES_KEPT.as_secs().to_string(),
+            ]));
         }
-        if answers > 0 {
-            let _ = self.ask(&pipeline, answers);
+        if !commands.is_empty() {
+            let _ = self.ask(&commands);
         }
     }
 }
@@ -207,11 +176,8 @@ impl Store for Redis {
         if ops.is_empty() {
             return Ok(Vec::new());
         }
-        let mut pipeline = Pipeline::with_capacity(ops.len());
-        for op in ops {
-            pipeline.add_command(self.command(op));
-        }
-        let values = self.ask(&pipeline, ops.len())?;
+        let commands: Vec<Cmd> = ops.iter().map(|op| self.command(op)).collect();
+        let values = self.ask(&commands)?;
         let outcomes: Option<Vec<_>> = ops.iter().zip(values).map(outcome_of).collect();
         let outcomes = outcomes.ok_or_else(|| self.misunderstood())?;
         self.leave_notes(ops, &outcomes);
@@ -219,10 +185,8 @@ impl Store for Redis {
     }
 
     fn wanted(&mut self) -> Result<Vec<(Uuid, Epoch)>, StoreError> {
-        let mut pipeline = Pipeline::new();
         let notes = notes_for(&self.settings.owner);
-        pipeline.cmd("SPOP").arg(notes).arg(WANTED_MAX);
-        let values = self.ask(&pipeline, 1)?;
+        let values = self.ask(&[command(&["SPOP", &notes, &WANTED_MAX.to_string()])])?;
         let notes = match values.into_iter().next() {
             Some(Value::Array(notes) | Value::Set(notes)) => notes,
             _ => Vec::new(),
@@ -231,15 +195,19 @@ impl Store for Redis {
     }
 
     fn tidy(&mut self) -> Result<Tidied, StoreError> {
-        let mut pipeline = Pipeline::new();
-        let fresh = Uuid::new_v4().to_string();
-        pipeline.cmd("SET").arg(GENERATION).arg(fresh).arg("NX");
-        pipeline.cmd("GET").arg(GENERATION);
-        let values = self.ask(&pipeline, 2)?;
-        let generation = values.get(1).and_then(text_of);
-        let generation = generation.and_then(|text| text.parse().ok());
+        let set = |key: &String| command(&["SET", key, &Uuid::new_v4().to_string(), "NX"]);
+        let get = |key: &String| command(&["GET", key]);
+        let keys = self.generations.iter();
+        let commands: Vec<Cmd> = keys.flat_map(|key| [set(key), get(key)]).collect();
+        let values = self.ask(&commands)?;
+        let found = values.iter().skip(1).step_by(2);
+        let found = found.map(|value| text_of(value)?.parse().ok());
+        // One of many changes them all.
+        let generation: Option<u128> = found
+            .map(|generation: Option<Uuid>| generation.map(|generation| generation.as_u128()))
+            .try_fold(0, |all, one| Some(all ^ one?));
         Ok(Tidied {
-            generation: generation.ok_or_else(|| self.misunderstood())?,
+            generation: Uuid::from_u128(generation.ok_or_else(|| self.misunderstood())?),
             ..Tidied::default()
         })
     }
@@ -251,35 +219,20 @@ impl Redis {
     }
 }
 
-/// Once more where the server hung up since the last time, as it does when it starts anew.
-async fn send(
-    mut manager: ConnectionManager,
-    pipeline: &Pipeline,
-    answers: usize,
-) -> Result<Vec<Value>, RedisError> {
-    match manager.send_packed_commands(pipeline, 0, answers).await {
-        Err(error) if error.is_connection_dropped() => {
-            manager.send_packed_commands(pipeline, 0, answers).await
-        }
-        answer => answer,
-    }
+fn command(words: &[&str]) -> Cmd {
+    let mut command = Cmd::new();
+    command.arg(words);
+    command
 }
 
-fn is_unknown_script(value: &Value) -> bool {
-    matches!(value, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
-}
-
-fn refusal(value: &Value) -> Option<String> {
-    let Value::ServerError(error) = value else {
-        return None;
-    };
-    let unread = (error.code() == "FORMAT")
-        .then(|| error.details())
+fn refusal(error: &RedisError) -> String {
+    let unread = (error.code() == Some("FORMAT"))
+        .then(|| error.detail())
         .flatten();
     let unread = unread.and_then(|format| format.parse().ok());
     match unread.map(|format| format::check(format, || "a session".into())) {
-        Some(Err(unread)) => Some(unread.0),
-        _ => Some(error.to_string()),
+        Some(Err(unread)) => unread.0,
+        _ => error.to_string(),
     }
 }
 
@@ -336,9 +289,24 @@ fn claimed(parts: &[Value]) -> Option<Outcome> {
 
 /// Whether it is a Redis' URL.
 pub fn is_url(text: &str) -> bool {
+    if let Some(nodes) = nodes_of(text) {
+        return nodes.iter().all(|node| is_url(node));
+    }
     // For the parser of a build without TLS, one that asks for it is none.
     let plain = text.replacen("rediss://", "redis://", 1);
     plain.starts_with("redis://") && plain.as_str().into_connection_info().is_ok()
+}
+
+/// Of a cluster, the URL of each node that is named; all have the same user and password.
+fn nodes_of(url: &str) -> Option<Vec<String>> {
+    let rest = url.strip_prefix(CLUSTER)?;
+    let (user, hosts) = rest
+        .rsplit_once('@')
+        .map_or((String::new(), rest), |(user, hosts)| {
+            (format!("{user}@"), hosts)
+        });
+    let nodes = hosts.trim_end_matches('/').split(',');
+    Some(nodes.map(|node| format!("redis://{user}{node}")).collect())
 }
 
 /// Without what only the server is to know.
@@ -350,5 +318,54 @@ pub fn redacted(url: &str) -> String {
     match rest.rsplit_once('@') {
         Some((_, host)) => format!("{scheme}://…@{host}"),
         None => format!("{scheme}://{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_its_nodes() {
+        let nodes =
+            nodes_of("redis-cluster://tally:secret@a.example:6379,b.example:6380/").unwrap();
+        assert_eq!(
+            nodes,
+            [
+                "redis://tally:secret@a.example:6379",
+                "redis://tally:secret@b.example:6380"
+            ]
+        );
+        assert_eq!(nodes_of("redis://a.example"), None);
+    }
+
+    #[test]
+    fn urls_are_told_from_what_is_none() {
+        for url in [
+            "redis://a",
+            "redis://:p@a:1/2",
+            "rediss://a",
+            "redis-cluster://a:1,b:2",
+        ] {
+            assert!(is_url(url), "{url}");
+        }
+        for none in [
+            "redis:a",
+            "http://a",
+            "redis-cluster://",
+            "redis-cluster://a:1,,b:2",
+        ] {
+            assert!(!is_url(none), "{none}");
+        }
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        let shown = redacted("redis-cluster://tally:secret@a:1,b:2");
+        assert_eq!(shown, "redis-cluster://…@a:1,b:2");
+        assert_eq!(
+            redacted("redis://:secret@a:1/0?x=secret"),
+            "redis://…@a:1/0"
+        );
     }
 }

@@ -9,7 +9,7 @@ use tally_server::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::redis_server::RedisServer;
+use crate::redis_server::{RedisCluster, RedisServer};
 
 /// Longer than any test.
 const TTL: Duration = Duration::from_secs(600);
@@ -26,6 +26,7 @@ enum Kind {
     Memory(OnceCell<Memory>),
     Sqlite(TempDir),
     Redis(RedisServer),
+    Cluster(Box<RedisCluster>),
 }
 
 pub fn with_memory(test: impl FnOnce(&mut Bench)) {
@@ -35,6 +36,12 @@ pub fn with_memory(test: impl FnOnce(&mut Bench)) {
 pub fn with_redis(test: impl FnOnce(&mut Bench)) {
     if let Some(server) = RedisServer::start() {
         test(&mut Bench::new(Kind::Redis(server)));
+    }
+}
+
+pub fn with_cluster(test: impl FnOnce(&mut Bench)) {
+    if let Some(cluster) = RedisCluster::start() {
+        test(&mut Bench::new(Kind::Cluster(Box::new(cluster))));
     }
 }
 
@@ -66,6 +73,7 @@ impl Bench {
             Kind::Memory(_) => Place::Memory,
             Kind::Sqlite(_) => Place::Sqlite(self.file()),
             Kind::Redis(server) => Place::Redis(server.url()),
+            Kind::Cluster(cluster) => Place::Redis(cluster.url()),
         }
     }
 
@@ -73,6 +81,13 @@ impl Bench {
         match &mut self.kind {
             Kind::Redis(server) => server,
             _ => panic!("only Redis has a server"),
+        }
+    }
+
+    pub fn cluster(&mut self) -> &mut RedisCluster {
+        match &mut self.kind {
+            Kind::Cluster(cluster) => cluster,
+            _ => panic!("only a cluster has nodes"),
         }
     }
 
@@ -100,6 +115,7 @@ impl Bench {
             Kind::Memory(memory) => memory.get().unwrap().wipe(),
             Kind::Sqlite(_) => std::fs::remove_file(self.file()).unwrap(),
             Kind::Redis(server) => server.wipe(),
+            Kind::Cluster(cluster) => cluster.wipe(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What every store has to do, proved by the same tests against each of them.
 
 mod bench;
+mod cluster;
 mod contention;
 mod formats;
 mod outage;
@@ -19,6 +20,9 @@ macro_rules! on_every_store {
         }
         mod redis {
             $(#[test] fn $test() { crate::bench::with_redis(super::$test); })*
+        }
+        mod redis_cluster {
+            $(#[test] fn $test() { crate::bench::with_cluster(super::$test); })*
         }
         mod sqlite {
             $(#[test] fn $test() { crate::bench::with_sqlite(super::$test); })*

@@ -94,6 +94,12 @@ lint:
 loadtest *options:
     @cargo run --quiet --release --locked --package tally-loadtest -- "$@"
 
+# Work out what a number of sockets takes in a cluster: `size 1000000`; --help tells the rest
+[group('measure')]
+[positional-arguments]
+size *options:
+    @{{ deploy }} size "$@"
+
 # Measure Tally beside its peers; --short: beside the floor only, judged by compare/thresholds.txt
 [group('measure')]
 [no-exit-message]

@@ -28,6 +28,7 @@ mod preflight;
 mod router;
 mod scrape;
 mod settings;
+mod size;
 mod smoke;
 mod sources;
 mod stack;
@@ -43,6 +44,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use audit::Audit;
 use clap::{Parser, Subcommand};
 use colour::Colour;
+use size::Sizing;
 
 /// Runs Tally on this machine.
 #[derive(Parser)]
@@ -105,6 +107,17 @@ enum Verb {
     },
     /// Stop everything
     Down,
+    /// Work out what a number of sockets takes in a cluster, from measured figures
+    Size {
+        /// How many
+        #[arg(
+            default_values_t = [10_000, 100_000, 1_000_000],
+            value_parser = clap::value_parser!(u64).range(1..=1_000_000_000)
+        )]
+        sockets: Vec<u64>,
+        #[command(flatten)]
+        sizing: Sizing,
+    },
 }
 
 /// What the server takes.
@@ -152,6 +165,10 @@ fn main() -> ExitCode {
         Verb::Status => verbs::status(&root),
         Verb::Logs { lines, follow } => verbs::logs(&root, lines, follow),
         Verb::Down => verbs::down(&root),
+        Verb::Size { sockets, sizing } => {
+            sizing.tell(&sockets);
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

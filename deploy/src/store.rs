@@ -92,7 +92,10 @@ impl fmt::Display for Store {
         match self {
             Self::Own => f.write_str("the engine's own store"),
             Self::Other(setting) => match setting.rsplit_once('@') {
-                Some((_, address)) => write!(f, "redis://…@{address}"),
+                Some((before, address)) => {
+                    let scheme = before.split("://").next().unwrap_or("redis");
+                    write!(f, "{scheme}://…@{address}")
+                }
                 None => f.write_str(setting),
             },
         }

@@ -78,7 +78,8 @@ struct Typed {
     /// Sessions kept for clients that may come back, at most
     #[arg(long, env = "TALLY_SESSIONS_MAX", default_value = "100000")]
     sessions_max: String,
-    /// Where sessions are kept: memory, sqlite:FILE, or redis://HOST:PORT/DATABASE
+    /// Where sessions are kept: memory, sqlite:FILE, redis://HOST:PORT/DATABASE, or
+    /// redis-cluster://HOST:PORT,HOST:PORT
     #[arg(long, env = "TALLY_SESSION_STORE", default_value = "memory")]
     session_store: String,
     /// Time between two saves of the sessions that have changed; `message`: each before its answer

@@ -66,7 +66,7 @@ fn finish(
     if status.success() {
         Ok((printed, complained))
     } else {
-        Err(fail(format!("{printed} {complained}").trim().to_owned()))
+        Err(fail(format!("{printed}\n{complained}").trim().to_owned()))
     }
 }
 

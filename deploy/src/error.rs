@@ -146,8 +146,9 @@ pub enum Error {
     NoImage,
     #[error(
         "the stack runs in namespace {} from overlay {}, and TALLY_NAMESPACE or TALLY_OVERLAY says \
-         otherwise; leave them alone, or start anew there: ./just down, then ./just up",
-         .0.namespace, .0.overlay
+         otherwise; leave them alone, or start anew: ./just down, for another overlay also kubectl \
+         delete namespace {}, then ./just up",
+         .0.namespace, .0.overlay, .0.namespace
     )]
     RolledOutElsewhere(Cluster),
     #[error("{0} is nothing for ENGINE=kubernetes: {1}")]

@@ -37,6 +37,10 @@ use crate::{
 /// What the manifests call the server's image; each colour's has its name behind it.
 const IMAGE: &str = "tally-server";
 
+/// What a person may say about the image.
+const IMAGE_VARIABLE: &str = "TALLY_IMAGE";
+const PUSH: &str = "TALLY_IMAGE_PUSH";
+
 /// The front door.
 const INGRESS: &str = "tally";
 
@@ -216,7 +220,8 @@ impl Kubernetes {
         if let Some(colour) = only {
             apply.arg(format!("--selector=tally/colour={colour}"));
         }
-        command::run(&mut apply, TIMEOUT * 2).map(drop)
+        let applied = command::run(&mut apply, TIMEOUT * 2);
+        applied.map(drop).map_err(without_what_went_well)
     }
 
     /// A store of somebody else's may have a password in its address.
@@ -263,7 +268,7 @@ impl Kubernetes {
 
     /// Builds an image, and brings it to where the cluster finds it.
     fn build_image(&self) -> Result<(String, String)> {
-        let words = settings::words("TALLY_IMAGE_PUSH");
+        let words = settings::words(PUSH);
         let Some((program, arguments)) = words.split_first() else {
             return Err(Error::NoImage);
         };
@@ -478,13 +483,20 @@ impl Engine for Kubernetes {
     fn prepare(&self) -> Result<()> {
         self.tools()?;
         self.cluster.provide_namespace()?;
+        let rollout = Rollout::read(&self.cluster)?;
+        let none = Colour::ALL
+            .iter()
+            .all(|colour| rollout.slot(*colour).image.is_none());
+        if none && settings::text(IMAGE_VARIABLE).is_none() && settings::words(PUSH).is_empty() {
+            return Err(Error::NoImage);
+        }
         self.write_store()?;
-        self.apply(&Rollout::read(&self.cluster)?, None)
+        self.apply(&rollout, None)
     }
 
     /// `TALLY_IMAGE` names an image that the cluster can pull.
     fn build(&self, _colour: Colour) -> Result<Option<String>> {
-        let (image, revision) = match settings::text("TALLY_IMAGE") {
+        let (image, revision) = match settings::text(IMAGE_VARIABLE) {
             Some(image) => (image, None),
             None => {
                 let (image, revision) = self.build_image()?;
@@ -573,6 +585,19 @@ impl Engine for Kubernetes {
             })
         }
     }
+}
+
+/// Kubectl has a line for each object, and the one that says what is wrong comes last.
+fn without_what_went_well(error: Error) -> Error {
+    let Error::Command { command, reason } = error else {
+        return error;
+    };
+    let well = |line: &&str| {
+        let ends = ["created", "configured", "unchanged"];
+        !ends.iter().any(|end| line.ends_with(end))
+    };
+    let reason = reason.lines().filter(well).collect::<Vec<_>>().join("\n");
+    Error::Command { command, reason }
 }
 
 fn preview_port(colour: Colour) -> u16 {

@@ -273,6 +273,7 @@ main() {
   mapfile -t record < <(recorded)
   [ "${#record[@]}" = 4 ] || fail "$root/.tally/stack.json cannot be read; write it anew: ./just up"
   engine=${record[0]} stack=${record[1]}
+  [ "$engine" != kubernetes ] || fail 'a cluster has a monitoring of its own, and its logs come by ./just logs --follow'
   operator_port=([blue]=${record[2]} [green]=${record[3]})
   exec {terminal}>&1
   trap clean_up EXIT

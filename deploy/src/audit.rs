@@ -84,7 +84,7 @@ impl Audit {
             .args(["--sockets", &self.audit_sockets.to_string()])
             .args(["--rate", &self.audit_rate.to_string()])
             .args(["--duration", BEFORE, "--drain-timeout", PATIENCE])
-            // Whether beats come is another matter, and their interval is the colours' own.
+            // Whether beats come is another matter: a colour may be many processes, each with its own.
             .args(["--heartbeat", "0s"])
             .args(["--end-command", &command.join(" ")]);
         for assertion in ASSERTIONS {

@@ -87,7 +87,7 @@ pub struct LoadOptions {
 
 #[derive(Args, Debug)]
 pub struct ExpectOptions {
-    /// The server's heartbeat; 0s for a server that need not have any
+    /// The server's heartbeat; 0s where none is owed: it has none, or a colour is several processes
     #[arg(long, default_value = "30s", value_parser = run_time)]
     pub heartbeat: Duration,
     /// A threshold that decides the exit code, such as p99<50ms; may be repeated

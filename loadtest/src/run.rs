@@ -77,6 +77,7 @@ impl<'a> Run<'a> {
         let watch = Watch::new(&options.report.server_pid, &target);
         let sockets = options.load.sockets as usize;
         let mut client = Client::new(target, sockets, options.load.size as usize)?;
+        client.beats.owed_to_nobody = options.expect.heartbeat.is_zero();
         client.forget_interval = nanos(options.drain.checkpoint).saturating_mul(2);
         let mut run = Self {
             options,

@@ -488,9 +488,13 @@ fn a_flip_that_is_killed_is_put_right() {
 #[test]
 #[ignore = "slow: ./just drill"]
 fn a_flip_audits_itself_in_a_cluster() {
-    let Some(rollout) = Rollout::upped("audit") else {
+    let Some(mut rollout) = Rollout::new("audit") else {
         return;
     };
+    // Each pod has beats of its own.
+    let beat = ("TALLY_HEARTBEAT", "2s".to_owned());
+    rollout.clone.settings.push(beat);
+    rollout.clone.succeeds("up");
     let clone = &rollout.clone;
     let mut flip = clone.command("flip --audit --audit-sockets 100 --audit-rate 200");
     let output = flip.env("TALLY_LOADTEST", loadtest()).output().unwrap();

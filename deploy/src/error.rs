@@ -139,6 +139,9 @@ pub enum Error {
     },
     #[error("{colour} is not whole: {told}")]
     NotWhole { colour: Colour, told: String },
+    /// Of a colour that cannot become whole by itself.
+    #[error("{colour} does not start: {told}")]
+    NeverWhole { colour: Colour, told: String },
     #[error(
         "TALLY_IMAGE names no image that the cluster can pull; or set TALLY_IMAGE_PUSH to what brings \
          one there that is built here, such as \"docker push\" or \"kind load docker-image\""

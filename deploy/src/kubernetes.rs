@@ -106,7 +106,19 @@ struct Pod {
     wants: String,
 }
 
+/// What the cluster goes on trying, with longer and longer pauses: a person has to change something.
+const HOPELESS: [&str; 4] = [
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CrashLoopBackOff",
+];
+
 impl Pod {
+    fn is_hopeless(&self) -> bool {
+        HOPELESS.iter().any(|reason| self.wants.starts_with(reason))
+    }
+
     fn of(object: &Value) -> Self {
         let (metadata, status) = (&object["metadata"], &object["status"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -331,6 +343,12 @@ impl Engine for Kubernetes {
             return Ok(());
         }
         let pods = self.pods_of(colour)?;
+        if let Some(pod) = pods.iter().find(|pod| pod.is_hopeless()) {
+            return Err(Error::NeverWhole {
+                colour,
+                told: format!("{}: {}", pod.name, pod.wants),
+            });
+        }
         let waiting = pods.iter().find(|pod| !pod.runs);
         let why = waiting.map_or_else(String::new, |pod| format!("; {}: {}", pod.name, pod.wants));
         Err(Error::NotWhole {
@@ -632,7 +650,8 @@ mod tests {
         assert_eq!(running.host, "192.0.2.1");
         let waiting = json!({ "reason": "ImagePullBackOff", "message": "no such image" });
         let waiting = pod(json!({ "waiting": waiting }));
-        assert!(!waiting.runs);
+        assert!(!waiting.runs && waiting.is_hopeless());
+        assert!(!running.is_hopeless());
         assert_eq!(waiting.wants, "ImagePullBackOff no such image");
     }
 }

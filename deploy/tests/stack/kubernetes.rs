@@ -461,6 +461,12 @@ fn a_release_that_is_sick_never_goes_live() {
     assert!(told.contains("blue goes on serving"), "{told}");
     assert_eq!(clone.colour(), "blue");
     wait_for("green's pods go", || namespace.pods("green").is_empty());
+    let missing = ("TALLY_IMAGE", "tally-test/server:never-built".to_owned());
+    let output = clone.run_with("flip", missing);
+    let told = self::told(&output);
+    assert!(!output.status.success(), "{told}");
+    assert!(told.contains("green does not start"), "{told}");
+    assert!(told.contains("ImagePullBackOff"), "{told}");
     clone.succeeds("flip");
     assert_eq!(clone.colour(), "green");
 }

@@ -49,16 +49,7 @@ pub fn progress(what: &str, since: Instant) {
 pub fn run(verb: &str, plan: &Plan, engine: &dyn Engine, lock: &mut Lock) -> Result<()> {
     let began = Instant::now();
     let at = Utc::now();
-    let stack = engine.stack();
-    let mut deploy = Deploy {
-        plan,
-        stack,
-        engine,
-        lock,
-        meant: None,
-        written: None,
-        told: Told::default(),
-    };
+    let mut deploy = Deploy::new(plan, engine, lock);
     let from_version = version(engine, plan.from);
     let outcome = flip::flip(plan, &mut deploy);
     let told = deploy.told;
@@ -192,7 +183,19 @@ struct Deploy<'a> {
     told: Told,
 }
 
-impl Deploy<'_> {
+impl<'a> Deploy<'a> {
+    fn new(plan: &'a Plan, engine: &'a dyn Engine, lock: &'a mut Lock) -> Self {
+        Self {
+            plan,
+            stack: engine.stack(),
+            engine,
+            lock,
+            meant: None,
+            written: None,
+            told: Told::default(),
+        }
+    }
+
     /// Sees to it that nothing of the colour runs that this flip did not start.
     fn clear(&mut self, colour: Colour) -> Result<()> {
         self.engine.forget_warm(colour);
@@ -440,21 +443,12 @@ fn keep_warm(engine: &dyn Engine, colour: Colour, time: Duration) -> Result<()> 
 /// # Errors
 /// It does not stop.
 pub fn finish(engine: &dyn Engine, lock: &mut Lock, plan: &Plan) -> Result<()> {
-    let stack = engine.stack();
     let idle = plan.from;
     if !engine.runs(idle) || engine.warm_until(idle).is_some() {
         return Ok(());
     }
     let began = Instant::now();
-    let mut deploy = Deploy {
-        plan,
-        stack,
-        engine,
-        lock,
-        meant: None,
-        written: None,
-        told: Told::default(),
-    };
+    let mut deploy = Deploy::new(plan, engine, lock);
     deploy.drain(idle, plan)?;
     deploy.engine.stop(idle)?;
     progress(

@@ -387,6 +387,19 @@ fn flips_rollouts_evictions_and_kills_lose_nothing() {
         namespace.kubectl(&["get", "deployment/tally-green", path]) == "3"
     };
     wait_for("three pods again", || whole(namespace));
+
+    // A node that is emptied gives its pods up one after the other, the next one when the last is ready
+    // elsewhere; on the only node there is no elsewhere.
+    let nodes = namespace.kubectl(&["get", "nodes", "--output=name"]);
+    let node = nodes.lines().next().unwrap();
+    let only = "--pod-selector tally/colour=green --delete-emptydir-data";
+    let empty = format!("! {kubectl} drain {node} {only} --timeout 12s; {kubectl} uncordon {node}");
+    let drain = audit(clone, "-n 1000 --rate 1000", &empty);
+    assert_all_resumed(&drain);
+    let gone = drain["gone"].as_u64().unwrap();
+    assert!(gone < 500, "one pod's clients: {drain}");
+
+    wait_for("three pods again", || whole(namespace));
     let pod = &namespace.pods("green")[0];
     let process = process_of(pod);
     let kill = format!("kill -9 {process}; sleep 5");

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::Utc;
 use serde_json::{Value, json};
 
 use self::{
@@ -287,7 +288,11 @@ impl Kubernetes {
         let root = self.stack.root();
         let repository = settings::text("TALLY_IMAGE_NAME").unwrap_or_else(|| IMAGE.into());
         let revision = crate::sources::revision(root);
-        let image = format!("{repository}:{revision}");
+        // No tag is used twice: a node keeps what it has pulled under one.
+        let image = format!(
+            "{repository}:{revision}-{}",
+            Utc::now().format("%Y%m%d%H%M%S")
+        );
         docker::build_image(root, &image, &revision, None)?;
         let mut push = Command::new(program);
         push.args(arguments).arg(&image).current_dir(root);

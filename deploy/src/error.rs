@@ -72,7 +72,10 @@ pub enum Error {
         live: String,
         next: String,
     },
-    #[error("no port of 127.0.0.1 is free; stop something that listens there: ss -ltn")]
+    #[error(
+        "not enough ports of 127.0.0.1 are free; stop something that listens there (ss -ltn), or say \
+         with TALLY_PORTS where others are"
+    )]
     NoPorts,
     #[error(
         "the tools cannot be installed: {0}; needed are python3 with venv \

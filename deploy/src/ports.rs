@@ -15,6 +15,9 @@ use crate::{
 
 pub const FRONT_DOOR: u16 = 8080;
 
+/// All but the front door's.
+const NEEDED: usize = 12;
+
 /// Below it live the services that have a number of their own.
 const LOWEST: u16 = 10_240;
 
@@ -69,10 +72,15 @@ impl Ports {
     /// so that none is picked twice.
     ///
     /// # Errors
-    /// The front door cannot be at its address, or there is no free port at all.
-    pub fn pick(front_door: SocketAddr, engine: Kind, before: Option<Self>) -> Result<Self> {
+    /// The front door cannot be at its address, or there are not enough free ports.
+    pub fn pick(
+        front_door: SocketAddr,
+        engine: Kind,
+        before: Option<Self>,
+        given: Option<Range<u16>>,
+    ) -> Result<Self> {
         let _held = hold(front_door, engine)?;
-        let mut picker = Picker::new(candidates())?;
+        let mut picker = Picker::new(given.unwrap_or_else(candidates))?;
         Ok(Self {
             front_door: front_door.port(),
             internal: picker.pick(before.map(|ports| ports.internal))?,
@@ -87,6 +95,14 @@ impl Ports {
             )?),
         })
     }
+}
+
+/// Reads `20000-20031`, of which both ends count.
+pub fn range(text: &str) -> Option<Range<u16>> {
+    let (first, last) = text.split_once('-')?;
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    let range = first..last.checked_add(1)?;
+    (first > 0 && range.len() >= NEEDED).then_some(range)
 }
 
 /// Docker's engine may listen where whoever asks it may not.
@@ -165,7 +181,7 @@ mod tests {
     }
 
     fn pick(front_door: SocketAddr, before: Option<Ports>) -> Result<Ports> {
-        Ports::pick(front_door, Kind::Native, before)
+        Ports::pick(front_door, Kind::Native, before, None)
     }
 
     #[test]
@@ -175,6 +191,27 @@ mod tests {
         let clients = candidates().end;
         assert!((LOWEST..clients).contains(&ports.green), "{ports:?}");
         assert_ne!(ports.green, ports.blue);
+    }
+
+    #[test]
+    fn a_range_is_kept_to_and_has_to_be_wide_enough() {
+        let given = range("20000-20031").unwrap();
+        let ports = Ports::pick(free(), Kind::Native, None, Some(given.clone())).unwrap();
+        let monitoring = ports.monitoring.unwrap();
+        for port in [ports.blue, ports.green_operator, monitoring.grafana] {
+            assert!(given.contains(&port), "{ports:?}");
+        }
+        assert_eq!(range("20000-20011").unwrap().len(), NEEDED);
+        for wrong in [
+            "20000",
+            "20000-20010",
+            "20031-20000",
+            "0-100",
+            "1-65535",
+            "a-b",
+        ] {
+            assert_eq!(range(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

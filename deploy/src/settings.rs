@@ -4,6 +4,7 @@
 use std::{
     env,
     net::{IpAddr, Ipv4Addr},
+    ops::Range,
     path::Path,
 };
 
@@ -14,7 +15,7 @@ use crate::{
     engine::Kind,
     error::{Error, Result},
     monitoring::{self, Options},
-    store,
+    ports, store,
 };
 
 /// More files than any process of a stack will need; some machines have no limit at all.
@@ -25,7 +26,7 @@ const FILES_MIN: u64 = 1024;
 
 /// What the recipes take for themselves, and what they set for each colour: the server is handed
 /// every other variable that begins with `TALLY_`.
-const NOT_HANDED_ON: [&str; 21] = [
+const NOT_HANDED_ON: [&str; 22] = [
     "TALLY_ACME_CA",
     "TALLY_ACME_DOMAIN",
     "TALLY_ACME_EMAIL",
@@ -40,6 +41,7 @@ const NOT_HANDED_ON: [&str; 21] = [
     "TALLY_OPERATOR_LISTEN",
     "TALLY_OVERLAY",
     "TALLY_PORT",
+    "TALLY_PORTS",
     "TALLY_LISTEN",
     "TALLY_REVISION",
     "TALLY_SERVER",
@@ -55,6 +57,8 @@ pub struct Settings {
     pub engine: Option<Kind>,
     /// `TALLY_PORT`
     pub port: Option<u16>,
+    /// `TALLY_PORTS`: what all other ports are picked from.
+    pub ports: Option<Range<u16>>,
     /// `TALLY_BIND`: the address of this machine that the front door is at.
     pub bind: IpAddr,
     /// `TALLY_TLS_*`, `TALLY_ACME_*`, `TALLY_HANDSHAKE_RATE`
@@ -89,6 +93,11 @@ impl Settings {
             port: reader.read("TALLY_PORT", "a port from 1 to 65535", |text| {
                 text.parse().ok().filter(|port| *port > 0)
             }),
+            ports: reader.read(
+                "TALLY_PORTS",
+                "twelve ports or more, such as 20000-20031",
+                ports::range,
+            ),
             bind: reader
                 .read("TALLY_BIND", "an address such as 0.0.0.0", |text| {
                     text.parse().ok()
@@ -256,6 +265,7 @@ mod tests {
         let wrong = [
             ("ENGINE", "podman"),
             ("TALLY_PORT", "0"),
+            ("TALLY_PORTS", "1-2"),
             ("TALLY_BIND", "here"),
             ("NOFILE", "20"),
             ("TALLY_HANDSHAKE_RATE", "1"),

@@ -94,6 +94,7 @@ fn place(root: &Path, settings: &Settings) -> Result<Box<dyn Engine>> {
             SocketAddr::new(settings.bind, port),
             kind,
             before.map(|stack| stack.ports),
+            settings.ports.clone(),
         )?,
         bind: settings.bind,
         door: settings.door.clone(),

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output, Stdio},
     sync::{
         OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -24,6 +24,18 @@ use crate::{
 
 /// Of a test with what must come, on a machine that may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A range for the next clone. A port that is free but somebody's, such as an idle colour's, would else
+/// be picked by another clone now and then.
+fn ports() -> String {
+    const FIRST: u32 = 11_000;
+    const CLONES: u32 = 650;
+    const EACH: u32 = 32;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let place = (std::process::id() + TAKEN.fetch_add(1, Ordering::Relaxed)) % CLONES;
+    let first = FIRST + place * EACH;
+    format!("{first}-{}", first + EACH - 1)
+}
 
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -54,6 +66,8 @@ pub struct Clone {
     /// Where its front door is.
     pub host: Ipv4Addr,
     pub port: u16,
+    /// Its other ports, which no other clone of this process is given.
+    ports: String,
     pub engine: Engine,
     /// What the shell of every verb has set.
     pub settings: Vec<(&'static str, String)>,
@@ -85,6 +99,7 @@ impl Clone {
             root,
             host: Ipv4Addr::LOCALHOST,
             port,
+            ports: ports(),
             engine,
             settings: Vec::new(),
             trust: None,
@@ -110,6 +125,7 @@ impl Clone {
             .args(verb.split_whitespace())
             .env("ENGINE", self.engine.to_string())
             .env("TALLY_PORT", self.port.to_string())
+            .env("TALLY_PORTS", &self.ports)
             // The tests of the monitoring have it; the others can do without its programs.
             .env("TALLY_MONITORING", "off")
             // No beat falls into the conversations of these tests, however long they take.

@@ -299,13 +299,7 @@ impl Steps for Deploy<'_> {
     fn wait_ready(&mut self, colour: Colour) -> Result<()> {
         let what = format!("{colour} being ready");
         let patience = self.engine.ready_timeout();
-        wait::until(&what, patience, || {
-            match scrape::ready(self.engine, colour) {
-                // Waiting makes that no better.
-                Err(error @ Error::NeverWhole { .. }) => Ok(Err(error)),
-                outcome => outcome.map(Ok),
-            }
-        })??;
+        wait::until(&what, patience, || scrape::ready(self.engine, colour))?;
         let found = Version::of(self.engine, colour)?;
         self.told.version = found.told();
         let differs = |meant: &String| *meant != found.revision;

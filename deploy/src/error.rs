@@ -208,6 +208,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether no waiting makes it better.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::NeverWhole { .. })
+    }
+}
+
 /// What helps against an address that cannot be had.
 fn cure(source: &io::Error) -> &'static str {
     match source.kind() {

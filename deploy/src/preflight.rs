@@ -131,7 +131,7 @@ fn ports_are_free(engine: &dyn Engine, colour: Colour) -> std::result::Result<St
 
 fn disk_has_room(folder: Option<PathBuf>) -> std::result::Result<String, String> {
     let Some(folder) = folder else {
-        return Ok("nothing is built here".into());
+        return Ok("not looked at; no colour runs here".into());
     };
     let free = statvfs(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
     let free = free.f_bavail.saturating_mul(free.f_frsize);

@@ -182,8 +182,10 @@ pub fn talk(entrance: &Entrance, colour: Colour) -> Result<()> {
 /// It is not alive, or its metrics do not know the conversations that it just had.
 pub fn health(engine: &dyn Engine, colour: Colour) -> Result<()> {
     scrape::alive(engine, colour)?;
-    let samples = Samples::of(engine, colour)?;
-    if samples.sum("tally_messages_total") > 0.0 && samples.sum("tally_build_info") >= 1.0 {
+    let samples = Samples::by_process(engine, colour)?;
+    let mut said = samples.values().map(|of| of.sum("tally_messages_total"));
+    let mut built = samples.values().map(|of| of.sum("tally_build_info"));
+    if said.any(|count| count > 0.0) && built.all(|count| count == 1.0) {
         Ok(())
     } else {
         Err(Error::Smoke {

@@ -231,7 +231,13 @@ fn raise(engine: &dyn Engine, live: Colour) -> Result<bool> {
     let what = format!("{live} being ready");
     // An earlier flip may have been ended in the middle of a drain, and this one is live after all.
     wait::until(&what, engine.ready_timeout(), || {
-        scrape::ready(engine, live).or_else(|_| scrape::take_drain_back(engine, live))
+        match scrape::ready(engine, live) {
+            // Taken back, it says so itself the next time.
+            Err(error) if !error.is_final() => {
+                scrape::take_drain_back(engine, live).and(Err(error))
+            }
+            outcome => outcome,
+        }
     })?;
     progress(&format!("{live} is ready"), began);
     Ok(fresh)

@@ -15,7 +15,8 @@ pub const PAUSE: Duration = Duration::from_millis(20);
 /// Tries until it succeeds.
 ///
 /// # Errors
-/// `what` did not come true in time (the last reason is kept), or somebody asked to stop.
+/// `what` did not come true in time (the last reason is kept), cannot come true by waiting, or
+/// somebody asked to stop.
 pub fn until<T>(
     what: &str,
     timeout: Duration,
@@ -26,6 +27,7 @@ pub fn until<T>(
         interrupt::check()?;
         match attempt() {
             Ok(value) => return Ok(value),
+            Err(error) if error.is_final() => return Err(error),
             Err(last) if began.elapsed() >= timeout => {
                 return Err(Error::Timeout {
                     what: what.to_owned(),

@@ -67,15 +67,7 @@ impl Cluster {
     /// # Errors
     /// Its complaint.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
-        self.run_for(arguments, TIMEOUT)
-    }
-
-    /// The same with a time of its own.
-    ///
-    /// # Errors
-    /// As of [`Self::run`].
-    pub fn run_for(&self, arguments: &[&str], limit: Duration) -> Result<String> {
-        command::run(self.command().args(arguments), limit)
+        command::run(self.command().args(arguments), TIMEOUT)
     }
 
     /// Some objects, as `kind/name` each or by a selector; those that are not there are left out.

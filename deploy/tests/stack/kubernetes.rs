@@ -474,8 +474,7 @@ fn a_release_that_is_sick_never_goes_live() {
     assert!(told.contains("blue goes on serving"), "{told}");
     assert_eq!(clone.colour(), "blue");
     wait_for("green's pods go", || namespace.pods("green").is_empty());
-    let missing = ("TALLY_IMAGE", "tally-test/server:never-built".to_owned());
-    let output = clone.run_with("flip", missing);
+    let output = clone.run_with("flip", never_built());
     let told = self::told(&output);
     assert!(!output.status.success(), "{told}");
     assert!(told.contains("green does not start"), "{told}");
@@ -522,6 +521,23 @@ fn a_flip_audits_itself_in_a_cluster() {
     let history = clone.succeeds("history");
     let ledger = "0 messages lost, 0 duplicated; 100 of 100 resumed";
     assert!(history.contains(ledger), "{history}");
+}
+
+#[test]
+#[ignore = "slow: ./just drill"]
+fn a_first_up_without_its_image_says_so() {
+    let Some(rollout) = Rollout::new("imageless") else {
+        return;
+    };
+    let output = rollout.clone.run_with("up", never_built());
+    let told = told(&output);
+    assert!(!output.status.success(), "{told}");
+    assert!(told.contains("blue does not start"), "{told}");
+    assert!(told.contains("ImagePullBackOff"), "{told}");
+}
+
+fn never_built() -> (&'static str, String) {
+    ("TALLY_IMAGE", "tally-test/server:never-built".into())
 }
 
 /// What the tests load is what the manifests name.

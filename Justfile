@@ -69,7 +69,7 @@ test:
 measure:
     .ci/measure
 
-# Run the slow drills: flips killed at every step, flips in a row under a crowd
+# Run the slow drills: flips killed at every step, in a row under a crowd, between releases
 [group('check')]
 [no-exit-message]
 drill:

@@ -4,6 +4,7 @@ mod bad_input;
 mod client;
 mod contract;
 mod drain;
+mod earlier;
 mod exposition;
 mod handshake;
 mod healthcheck;

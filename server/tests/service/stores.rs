@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -12,27 +12,40 @@ use tempfile::TempDir;
 
 use crate::{
     client::{Client, PING, PONG, Request},
+    earlier,
     redis_server::RedisServer,
-    tally::{PATIENCE, Tally},
+    tally::{PATIENCE, PROGRAM, Tally},
 };
 
 /// A store that processes share, and the state directory of its host.
 struct Place {
     folder: TempDir,
     redis: Option<RedisServer>,
+    /// The colour that is of an earlier build.
+    earlier: Option<&'static str>,
 }
 
 impl Place {
     fn sqlite() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let redis = None;
-        Some(Self { folder, redis })
+        Some(Self::with(None))
     }
 
     fn redis() -> Option<Self> {
-        let redis = Some(RedisServer::start()?);
-        let folder = tempfile::tempdir().unwrap();
-        Some(Self { folder, redis })
+        Some(Self::with(Some(RedisServer::start()?)))
+    }
+
+    fn with(redis: Option<RedisServer>) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            redis,
+            earlier: None,
+        }
+    }
+
+    fn with_earlier(self, colour: &'static str) -> Option<Self> {
+        earlier::program()?;
+        let earlier = Some(colour);
+        Some(Self { earlier, ..self })
     }
 
     fn file(&self) -> PathBuf {
@@ -53,7 +66,9 @@ impl Place {
             ("TALLY_SESSION_STORE", &store),
             ("TALLY_STATE_DIR", self.folder.path().to_str().unwrap()),
         ];
-        Tally::with(&[&own, settings].concat())
+        let earlier = (self.earlier == Some(colour)).then(earlier::program);
+        let program = earlier.flatten().unwrap_or(Path::new(PROGRAM));
+        Tally::of(program, &[&own, settings].concat())
     }
 
     fn start(&self, colour: &str) -> Tally {
@@ -90,6 +105,26 @@ macro_rules! on_each_store {
     };
 }
 
+/// A drill for each store that two releases share.
+macro_rules! with_an_earlier_build {
+    ($colour:literal, $($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[test]
+            #[ignore = "slow: ./just drill"]
+            fn $name() {
+                super::Place::sqlite().and_then(|place| place.with_earlier($colour)).map(super::$name);
+            })*
+        }
+        mod redis {
+            $(#[test]
+            #[ignore = "slow: ./just drill"]
+            fn $name() {
+                super::Place::redis().and_then(|place| place.with_earlier($colour)).map(super::$name);
+            })*
+        }
+    };
+}
+
 on_each_store![
     a_session_goes_on_in_another_process,
     a_connection_that_hangs_in_another_process_hands_over,
@@ -102,6 +137,31 @@ on_each_store![
     an_idle_session_outlives_its_time_while_it_is_open,
     after_a_wipe_open_sessions_are_saved_again,
 ];
+
+mod a_flip_from_an_earlier_build {
+    use super::*;
+
+    with_an_earlier_build![
+        "blue",
+        a_session_goes_on_in_another_process,
+        a_connection_that_hangs_in_another_process_hands_over,
+        a_session_claimed_from_two_sides_at_once_has_one_holder,
+        after_a_shutdown_every_count_is_there,
+        after_a_kill_the_last_checkpoint_is_there,
+        with_message_by_message_checkpoints_a_kill_costs_nothing,
+    ];
+}
+
+mod a_rollback_to_an_earlier_build {
+    use super::*;
+
+    with_an_earlier_build![
+        "green",
+        after_a_shutdown_every_count_is_there,
+        after_a_kill_the_last_checkpoint_is_there,
+        with_message_by_message_checkpoints_a_kill_costs_nothing,
+    ];
+}
 
 fn counted(client: &mut Client, from: u64, to: u64) {
     for count in from..=to {

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
     thread,
@@ -15,6 +16,9 @@ use crate::client::{Client, Request};
 
 /// Longer than anything that is waited for takes.
 pub const PATIENCE: Duration = Duration::from_secs(12);
+
+/// The server as it is built for the tests.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tally-server");
 
 #[derive(Default)]
 struct Log {
@@ -38,7 +42,12 @@ impl Tally {
 
     /// Starts the server with these settings beside the defaults.
     pub fn with(settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tally-server"));
+        Self::of(Path::new(PROGRAM), settings)
+    }
+
+    /// Starts a build of the server.
+    pub fn of(program: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(program);
         command.envs(settings.iter().copied());
         Self::spawn(command)
     }
@@ -48,7 +57,7 @@ impl Tally {
         let mut command = Command::new("sh");
         command
             .args(["-c", &format!("ulimit -n {limit}; exec \"$0\"")])
-            .arg(env!("CARGO_BIN_EXE_tally-server"))
+            .arg(PROGRAM)
             .envs(settings.iter().copied());
         Self::spawn(command)
     }

@@ -1,8 +1,4 @@
 //! The steps of a flip, done for real: an engine, a Traefik, a lock, and what is told of it.
-#![expect(
-    clippy::print_stdout,
-    reason = "what a deploy prints is what a person follows it by"
-)]
 
 use std::{
     env,
@@ -28,7 +24,9 @@ use crate::{
     scrape::{self, SAMPLE_INTERVAL, Version},
     smoke,
     stack::Stack,
-    store, traefik, wait,
+    store,
+    terminal::say,
+    traefik, wait,
 };
 
 /// Beside the time that the rate asks for: peers may be slow to answer a goodbye.
@@ -39,7 +37,10 @@ const DRAIN_SLACK: Duration = Duration::from_secs(10);
 const OUTAGE_MAX: Duration = Duration::from_secs(600);
 
 pub fn progress(what: &str, since: Instant) {
-    println!("==> {what} ({:.2} s)", since.elapsed().as_secs_f32());
+    say(format!(
+        "==> {what} ({:.2} s)",
+        since.elapsed().as_secs_f32()
+    ));
 }
 
 /// Flips, and writes down how it went.
@@ -139,7 +140,7 @@ pub fn note_audit(engine: &dyn Engine, audited: Audited, well: bool, took: Durat
 /// What is live is live, written down or not.
 fn write_down(engine: &dyn Engine, entry: &Entry) {
     if let Err(error) = engine.history().append(entry) {
-        println!("==> not written down: {error}");
+        say(format!("==> not written down: {error}"));
     }
 }
 

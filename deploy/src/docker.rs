@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
     process::Command,
     sync::Mutex,
@@ -21,6 +21,7 @@ use crate::{
     settings, sources,
     stack::Stack,
     store::{self, Store},
+    terminal::show,
     traefik::{self, Place},
     wait,
 };
@@ -484,7 +485,6 @@ impl Engine for Docker {
 }
 
 /// Prints a container's log under its name, which is told again when another one has spoken.
-#[expect(clippy::print_stdout, reason = "logs are shown to a person")]
 fn print_log(name: &str, lines: usize, follow: bool, speaking: &Mutex<String>) -> Result<()> {
     let failed = || Error::file(Path::new("docker logs").join(name));
     let (reader, writer) = io::pipe().map_err(failed())?;
@@ -503,12 +503,10 @@ fn print_log(name: &str, lines: usize, follow: bool, speaking: &Mutex<String>) -
         let line = line.map_err(failed())?;
         let mut speaking = speaking.lock().unwrap_or_else(|broken| broken.into_inner());
         if *speaking != name {
-            println!("==> {name}");
+            show(format!("==> {name}\n"))?;
             name.clone_into(&mut speaking);
         }
-        println!("{}", String::from_utf8_lossy(&line));
-        // A pipe is not flushed at each line, and the next one may be long in coming.
-        io::stdout().flush().map_err(failed())?;
+        show(String::from_utf8_lossy(&line) + "\n")?;
     }
     child.wait().map(drop).map_err(failed())
 }

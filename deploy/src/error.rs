@@ -16,6 +16,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error("nothing runs here; start the stack with: ./just up")]
     NotUp,
+    /// No mistake of anybody's.
+    #[error("nobody reads standard output any more")]
+    NobodyReads,
     #[error("{path:?}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{path:?} cannot be understood ({reason}); run ./just down, delete it, run ./just up")]

@@ -34,16 +34,23 @@ mod sources;
 mod stack;
 mod store;
 mod supervisor;
+mod terminal;
 mod tools;
 mod traefik;
 mod verbs;
 mod wait;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use audit::Audit;
 use clap::{Parser, Subcommand};
 use colour::Colour;
+use error::Error;
 use size::Sizing;
 
 /// Runs Tally on this machine.
@@ -165,15 +172,13 @@ fn main() -> ExitCode {
         Verb::Status => verbs::status(&root),
         Verb::Logs { lines, follow } => verbs::logs(&root, lines, follow),
         Verb::Down => verbs::down(&root),
-        Verb::Size { sockets, sizing } => {
-            sizing.tell(&sockets);
-            Ok(())
-        }
+        Verb::Size { sockets, sizing } => terminal::show(sizing.told(&sockets)),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Error::NobodyReads) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // As in `terminal::say`, and the exit code tells it too.
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,6 @@
 //! What watches the stack: Prometheus, Alertmanager, Loki, the OpenTelemetry Collector and Grafana.
 //! None of them may keep a colour from serving, or a flip from flipping: whatever goes wrong here is
 //! told, and that is all.
-#![expect(
-    clippy::print_stdout,
-    reason = "what becomes of the monitoring is told to whoever brings the stack up"
-)]
 
 mod docker;
 mod files;
@@ -34,6 +30,7 @@ use crate::{
     http, interrupt,
     ports::Monitoring as Ports,
     stack::Stack,
+    terminal::say,
 };
 
 /// For all of them together. The first start of Grafana makes a database.
@@ -222,7 +219,7 @@ pub fn prepare<'a>(engine: &'a dyn Engine, options: &'a Options) -> Option<Prepa
 
 fn tell<T>(what: &str, outcome: Result<T>) {
     if let Err(error) = outcome {
-        println!("==> {what}: {error}");
+        say(format!("==> {what}: {error}"));
     }
 }
 

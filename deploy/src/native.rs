@@ -2,7 +2,6 @@
 
 use std::{
     env, fs,
-    io::{self, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -22,6 +21,7 @@ use crate::{
     stack::Stack,
     store,
     supervisor::{Program, Supervisor},
+    terminal::show,
     tools,
     traefik::{self, Place},
 };
@@ -252,19 +252,15 @@ impl Engine for Native {
         self.stop_leftovers().map(drop)
     }
 
-    #[expect(clippy::print_stdout, reason = "logs are shown to a person")]
     fn logs(&self, lines: usize, follow: bool) -> Result<()> {
         let mut tails = Tails::default();
-        print!("{}", tails.last(&self.log_files(), lines)?);
+        show(tails.last(&self.log_files(), lines)?)?;
         if !follow {
             return Ok(());
         }
         loop {
             thread::sleep(FOLLOW_PAUSE);
-            print!("{}", tails.since(&self.log_files())?);
-            // A pipe is not flushed at each line, and the next one may be long in coming.
-            let flushed = io::stdout().flush();
-            flushed.map_err(Error::file("standard output"))?;
+            show(tails.since(&self.log_files())?)?;
         }
     }
 }

@@ -1,5 +1,4 @@
 //! What a number of sockets takes, worked out from measured figures: no cluster is asked.
-#![expect(clippy::print_stdout, reason = "the table is what it is asked for")]
 
 use clap::Args;
 
@@ -99,10 +98,10 @@ struct Needs {
 }
 
 impl Sizing {
-    /// Prints a column for each number of sockets.
-    pub fn tell(self, sockets: &[u64]) {
+    /// A column for each number of sockets.
+    pub fn told(self, sockets: &[u64]) -> String {
         let needs: Vec<Needs> = sockets.iter().map(|count| self.needs(*count)).collect();
-        print!("{}", self.table(&needs));
+        self.table(&needs)
     }
 
     fn needs(self, sockets: u64) -> Needs {

@@ -1,12 +1,7 @@
 //! What a person asks for.
-#![expect(
-    clippy::print_stdout,
-    reason = "what the verbs print is what they are for"
-)]
 
 use std::{
     fs,
-    io::{self, Write},
     net::SocketAddr,
     path::Path,
     thread,
@@ -38,6 +33,7 @@ use crate::{
     smoke,
     stack::{self, Record, Stack},
     store::{self, Store},
+    terminal::{say, show},
     traefik, wait,
 };
 
@@ -197,7 +193,7 @@ fn stays(stack: &Stack, settings: &Settings) -> Result<Stack> {
         Ok(stack.clone())
     } else {
         let (from, to) = (stack.door.told(), settings.door.told());
-        println!("==> the front door changes from {from} to {to}");
+        say(format!("==> the front door changes from {from} to {to}"));
         let record: &Record = stack;
         let record = Record {
             door: settings.door.clone(),
@@ -281,7 +277,7 @@ pub fn up(root: &Path) -> Result<()> {
     engine.prepare()?;
     progress(&format!("the {} engine is there", engine.kind()), began);
     if let Some(warning) = stack.store.warning() {
-        println!("==> {warning}");
+        say(format!("==> {warning}"));
     }
     let live = engine.pointed_to().unwrap_or(Colour::Blue);
     engine.forget_warm(live);
@@ -306,7 +302,7 @@ pub fn up(root: &Path) -> Result<()> {
     if let Some(monitoring) = monitoring {
         monitoring.start();
     }
-    println!();
+    say("");
     status(root)
 }
 
@@ -370,17 +366,17 @@ pub fn flip(root: &Path, options: FlipOptions) -> Result<()> {
 
 /// Says what a flip would do, and changes nothing.
 fn tell_plan(engine: &dyn Engine, plan: &Plan) -> Result<()> {
-    println!(
+    say(format!(
         "{} is live; a flip would see to it, one after the other, that",
         plan.from
-    );
+    ));
     for (number, step) in (1..).zip(Step::ALL) {
-        println!("{number:>3}. {}", step.goal(plan));
+        say(format!("{number:>3}. {}", step.goal(plan)));
     }
-    println!("\nbefore it begins it would look at");
+    say("\nbefore it begins it would look at");
     for (name, found) in preflight::look(engine, plan.from) {
         let found = found.unwrap_or_else(|wrong| format!("NOT GOOD: {wrong}"));
-        println!("     {name}: {found}");
+        say(format!("     {name}: {found}"));
     }
     preflight::check(engine, plan.from)
 }
@@ -484,7 +480,7 @@ pub fn retire(root: &Path, colour: Colour) -> Result<()> {
 
 pub fn history(root: &Path, count: usize) -> Result<()> {
     let entries = engine::of(Stack::load(root)?).history().last(count)?;
-    tell(&history::table(&entries))
+    show(history::table(&entries))
 }
 
 pub fn down(root: &Path) -> Result<()> {
@@ -492,7 +488,7 @@ pub fn down(root: &Path) -> Result<()> {
     interrupt::catch()?;
     let stack = match Stack::load(root) {
         Err(Error::NotUp) => {
-            println!("==> nothing runs here");
+            say("==> nothing runs here");
             return Ok(());
         }
         stack => stack?,
@@ -544,19 +540,9 @@ pub fn status(root: &Path) -> Result<()> {
     let lines = lines
         .iter()
         .map(|(name, told)| format!("{name:<12} {told}\n"));
-    tell(&lines.collect::<String>())?;
-    live.map(drop)
-}
-
-/// Prints what was asked for. Whoever reads no further, such as `head`, has had enough.
-fn tell(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::file("standard output")(error))
-        }
-        _ => Ok(()),
-    }
+    let shown = show(lines.collect::<String>());
+    // Whoever reads no further gets the exit code all the same.
+    live.and(shown)
 }
 
 /// Of the session store, as the live colour sees it.

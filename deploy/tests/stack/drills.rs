@@ -4,6 +4,7 @@ use std::{
     fs,
     net::TcpStream,
     os::unix::fs::symlink,
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -21,6 +22,7 @@ on_each_engine!([
     traefik_may_restart_in_the_middle_of_a_flip,
     without_traefik_no_flip_begins_and_in_its_middle_both_colours_stay,
     two_flips_at_once_are_one_flip,
+    a_terminal_that_is_gone_leaves_one_colour_live,
     a_lock_is_stale_when_its_time_is_up,
     a_full_disk_under_the_history_stops_no_flip,
     a_rollback_needs_seconds_where_the_old_colour_is_warm,
@@ -170,6 +172,43 @@ fn two_flips_at_once_are_one_flip(engine: Engine) {
     });
     assert_eq!(code, Some(0), "{told}");
     assert_eq!(clone.colour(), "green");
+}
+
+fn a_terminal_that_is_gone_leaves_one_colour_live(engine: Engine) {
+    let Some(clone) = Clone::upped(engine) else {
+        return;
+    };
+    let run_unread = |verb: &str, act: &dyn Fn(u32)| {
+        let mut verb = clone.command(verb);
+        let verb = verb.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = verb.spawn().unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        act(child.id());
+        child.wait().unwrap()
+    };
+    // Nobody reads, and that is all.
+    let (flipped, _) = moving(&clone, || run_unread("flip", &|_| ()));
+    assert!(flipped.success(), "{flipped}");
+    assert_eq!(clone.colour(), "green");
+    // The shell's farewell to its children comes in the bake.
+    let ended = talking(&clone, || {
+        run_unread("flip --bake 60s", &|flip| {
+            let began = Instant::now();
+            while clone.settled() != "blue" {
+                assert!(began.elapsed() < PATIENCE * 3, "no bake begins");
+            }
+            signal("HUP", flip);
+        })
+    });
+    assert_eq!(ended.code(), Some(1), "{ended}");
+    let history = history(&clone);
+    let outcomes = history.iter().map(|entry| entry["outcome"].as_str());
+    assert_eq!(
+        outcomes.collect::<Vec<_>>(),
+        [Some("done"), Some("taken_back")]
+    );
+    assert_eq!(clone.settled(), "green");
+    assert!(!engine.runs(&clone, "blue"));
 }
 
 fn a_lock_is_stale_when_its_time_is_up(engine: Engine) {

@@ -1,9 +1,8 @@
 //! What Traefik is given beside its configuration: the certificate, and a place for its own.
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
-    io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, chown},
     path::Path,
 };
 
@@ -12,6 +11,7 @@ use crate::{
     door::Tls,
     engine::Engine,
     error::{Error, Result},
+    replace::{Owner, replace},
 };
 
 /// Traefik's alone: there are keys in there.
@@ -34,38 +34,19 @@ pub fn hand_over(engine: &dyn Engine) -> Result<()> {
         Some(Tls::Files(files)) => {
             let certificate = Certificate::read(&files.certificate, &files.key);
             let certificate = certificate.map_err(Error::Certificate)?;
-            write(&stack.certificate(), certificate.pem(), owner)
+            replace(&stack.certificate(), certificate.pem(), FILE_MODE, owner)
         }
         Some(Tls::Acme(acme)) => acme.account.ca.as_ref().map_or(Ok(()), |ca| {
             let pem = fs::read(ca).map_err(Error::file(ca))?;
-            write(&stack.authority(), &pem, owner)
+            replace(&stack.authority(), pem, FILE_MODE, owner)
         }),
     }
 }
 
-type Owner = Option<(u32, u32)>;
-
 fn make_folder(folder: &Path, owner: Owner) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))?;
-    give(folder, owner)
-}
-
-fn give(path: &Path, owner: Owner) -> std::io::Result<()> {
-    owner.map_or(Ok(()), |(user, group)| chown(path, Some(user), Some(group)))
-}
-
-/// Renamed into place, so that it is seen whole or not at all.
-fn write(path: &Path, bytes: &[u8], owner: Owner) -> Result<()> {
-    let staged = path.with_extension("staged");
-    let write = || {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        let mut file = options.mode(FILE_MODE).open(&staged)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        give(&staged, owner)?;
-        fs::rename(&staged, path)
-    };
-    write().map_err(Error::file(path))
+    owner.map_or(Ok(()), |(user, group)| {
+        chown(folder, Some(user), Some(group))
+    })
 }

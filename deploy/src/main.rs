@@ -25,6 +25,7 @@ mod native;
 mod outage;
 mod ports;
 mod preflight;
+mod replace;
 mod router;
 mod scrape;
 mod settings;

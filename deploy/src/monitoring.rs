@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Result},
     http, interrupt,
     ports::Monitoring as Ports,
+    replace::{READABLE, replace},
     stack::Stack,
     terminal::say,
 };
@@ -164,7 +165,7 @@ impl Record {
 
     fn write(&self, stack: &Stack) -> Result<()> {
         let text = serde_json::to_string_pretty(self).expect("plain fields serialise");
-        files::replace(&Self::path(stack), &(text + "\n"), 0o644)
+        replace(&Self::path(stack), text + "\n", READABLE, None)
     }
 
     fn forget(stack: &Stack) {

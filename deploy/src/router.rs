@@ -4,12 +4,13 @@
 //! While a new colour bakes, Traefik falls back on the old one: a handshake that the new colour does
 //! not answer, or with a server's error, is the old one's within the same request.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use crate::{
     colour::Colour,
     door::{Acme, Door, Tls},
     error::{Error, Result},
+    replace::{READABLE, replace_by},
     stack::{CERTIFICATE, Stack},
 };
 
@@ -56,21 +57,12 @@ impl Router {
         self.write(&self.render(colour, &colour.service_with_fallback()))
     }
 
-    /// Written beside the watched folder, since any file event in
-    /// there makes Traefik load everything, and renamed into it: it is seen whole or not at all.
-    ///
     /// Written even where nothing changes: only such an event makes Traefik read a certificate that
     /// was renewed, and it drops what it knows already.
     fn write(&self, text: &str) -> Result<()> {
         fs::create_dir_all(&self.staging).map_err(Error::file(&self.staging))?;
         let staged = self.staging.join("router.yml");
-        let write = || {
-            let mut file = fs::File::create(&staged)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&staged, &self.file)
-        };
-        write().map_err(Error::file(&self.file))
+        replace_by(&staged, &self.file, text, READABLE, None)
     }
 
     fn render(&self, colour: Colour, service: &str) -> String {

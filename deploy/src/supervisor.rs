@@ -6,6 +6,7 @@ use crate::{
     command,
     engine::STOP_TIMEOUT,
     error::{Error, Result},
+    replace::{READABLE, replace},
     stack::Stack,
     tools, wait,
 };
@@ -57,12 +58,7 @@ impl<'a> Supervisor<'a> {
     /// The file cannot be written.
     pub fn configure_group(&self, name: &str, programs: &[Program]) -> Result<()> {
         let path = self.stack.run().join(name).with_extension(GROUPS);
-        let staged = path.with_extension("staged");
-        // Whoever reads the configuration meanwhile finds the old group or the new one.
-        let written = fs::write(&staged, group(name, programs));
-        written
-            .and_then(|()| fs::rename(&staged, &path))
-            .map_err(Error::file(path))
+        replace(&path, group(name, programs), READABLE, None)
     }
 
     pub fn running(&self) -> bool {

@@ -10,7 +10,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    replace::replace,
+};
 
 use super::Part;
 
@@ -57,29 +60,6 @@ pub fn folder(path: &Path) -> Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(Error::file(path))
 }
 
-/// Replaces a file in one go: a reader sees the old text or the new one.
-///
-/// # Errors
-/// It cannot be written.
-pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
-    let staged = path.with_extension("staged");
-    let write = || {
-        // One that was left behind may belong to somebody else.
-        match fs::remove_file(&staged) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-        let mut file = options.open(&staged)?;
-        io::Write::write_all(&mut file, text.as_bytes())?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        fs::rename(&staged, path)
-    };
-    write().map_err(Error::file(path))
-}
-
 /// Gives a folder and all that is in it away.
 ///
 /// # Errors
@@ -103,7 +83,7 @@ fn write(folder: &Path, name: &Path, text: &str) -> Result<bool> {
         self::folder(&folder.join(parent))?;
     }
     let mode = if name.ends_with(SECRET) { 0o600 } else { 0o644 };
-    replace(&path, text, mode).map(|()| true)
+    replace(&path, text, mode, None).map(|()| true)
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {

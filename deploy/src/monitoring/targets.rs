@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{
     colour::Colour,
-    error::{Error, Result},
+    error::Result,
+    replace::{READABLE, replace_by},
     stack::Stack,
 };
 
@@ -26,9 +27,13 @@ fn path(stack: &Stack, name: &str) -> PathBuf {
 fn write(stack: &Stack, name: &str, targets: &Value) -> Result<()> {
     // Prometheus watches the folder; a half of a file shall not be seen in there.
     let staged = folder(stack).with_file_name(format!("{name}.staged"));
-    files::replace(&staged, &targets.to_string(), 0o644)?;
-    let path = path(stack, name);
-    fs::rename(&staged, &path).map_err(Error::file(path))
+    replace_by(
+        &staged,
+        &path(stack, name),
+        targets.to_string(),
+        READABLE,
+        None,
+    )
 }
 
 fn target(address: &str, label: &str, value: &str) -> Value {

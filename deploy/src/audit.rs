@@ -61,14 +61,10 @@ impl Audit {
     /// Runs `verb`, which is this program's, under the load test; both print what they do.
     ///
     /// # Errors
-    /// The front door is under TLS, the load test cannot be run, the verb failed, or the ledger does
-    /// not agree.
+    /// The load test cannot be run, the verb failed, or the ledger does not agree.
     pub fn run(self, root: &Path, verb: &[String]) -> Result<()> {
         let engine = engine::of(Stack::load(root)?);
         let (engine, stack) = (engine.as_ref(), engine.stack());
-        if stack.door.tls.is_some() {
-            return Err(Error::AuditUnderTls);
-        }
         // Ctrl-C is for all of them: the release goes back, the report is of a part of the run, and
         // this program waits for both.
         interrupt::catch()?;
@@ -77,7 +73,12 @@ impl Audit {
         let words = words.into_iter().chain(verb.iter().map(OsString::from));
         let command: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
         let door = address(&engine.front_door()?)?;
-        let url = format!("ws://{door}/ws/chat/");
+        let scheme = if stack.door.tls.is_some() {
+            "wss"
+        } else {
+            "ws"
+        };
+        let url = format!("{scheme}://{door}/ws/chat/");
         let mut loadtest = loadtest(root);
         loadtest
             .args([url.as_str(), "--mode", "drain", "--reconnect"])

@@ -89,10 +89,6 @@ pub enum Error {
     Alive(i32),
     #[error("the stack runs at port {0} already; to move it: ./just down, then ./just up")]
     RunsElsewhere(u16),
-    #[error(
-        "the load test does not speak TLS, and the front door speaks nothing else; audit a stack without it"
-    )]
-    AuditUnderTls,
     #[error("{0} has no address of IPv4, which is all that the load test takes")]
     NoAddress(String),
     #[error("all is not well; the load test's report above says why")]

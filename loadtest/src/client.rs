@@ -1,19 +1,21 @@
 //! All sockets in one thread: opens them, waits for them, and ends them. `inbound.rs` is what they
 //! are told, `outbound.rs` what they say.
 
-use std::{cmp::Reverse, collections::BinaryHeap, io};
+use std::{cmp::Reverse, collections::BinaryHeap, io, sync::Arc};
 
 use crate::{
     beats::Beats,
     clock::{Clock, MILLISECOND, Nanos, SECOND},
     drain::Drain,
     fault::Fault,
-    frame, handshake, link,
+    frame, handshake,
+    link::Link,
     pacer::Pacer,
     poller::{Poller, Ready},
     recorder::Recorder,
     socket::{Socket, State},
     target::{self, Target},
+    tls,
 };
 
 /// Read into by all sockets in turn.
@@ -61,6 +63,7 @@ pub struct Client {
     forgot: Nanos,
     pub(crate) message: Vec<u8>,
     pub(crate) target: Target,
+    tls: Option<Arc<rustls::ClientConfig>>,
     pub(crate) buffer: Vec<u8>,
     poller: Poller,
     swept: Nanos,
@@ -85,6 +88,7 @@ impl Client {
             forget_interval: Nanos::MAX,
             forgot: 0,
             message: frame::make(frame::TEXT, &vec![b'x'; message_bytes]),
+            tls: target.secure.then(tls::config),
             target,
             buffer: vec![0; BUFFER_BYTES],
             poller: Poller::new()?,
@@ -125,13 +129,13 @@ impl Client {
             .then(|| target::source(index, self.sockets.len()))
             .flatten();
         let now = self.clock.now();
-        let opened = link::open(from, self.target.address);
+        let opened = Link::open(from, self.target.address, self.tls.as_ref());
         let socket = &mut self.sockets[index];
         socket.since = now;
         socket.state = State::Connecting;
         self.opening += 1;
-        let outcome = opened.map_err(io::Error::from).and_then(|link| {
-            self.poller.add(&link, index)?;
+        let outcome = opened.and_then(|link| {
+            self.poller.add(link.file(), index)?;
             socket.link = Some(link);
             Ok(())
         });
@@ -147,7 +151,7 @@ impl Client {
         if ready.writable || (ready.ends && socket.state == State::Connecting) {
             match socket.state {
                 State::Connecting => self.connected(ready.socket),
-                _ if !socket.outbox.is_empty() => self.flush(ready.socket),
+                _ if socket.blocked() => self.flush(ready.socket),
                 _ => {}
             }
         }
@@ -158,7 +162,7 @@ impl Client {
 
     fn connected(&mut self, index: usize) {
         let socket = &mut self.sockets[index];
-        let failure = socket.link.as_ref().and_then(link::failure);
+        let failure = socket.link.as_ref().and_then(Link::failure);
         if let Some(failure) = failure {
             return self.failed(index, Fault::Connect, &failure.to_string());
         }
@@ -292,7 +296,7 @@ impl Client {
                 self.part(index, now);
             }
             if let Some(link) = self.sockets[index].reset() {
-                link::abort(link);
+                link.abort();
             }
         }
         self.opening = 0;

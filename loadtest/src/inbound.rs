@@ -7,22 +7,25 @@ use crate::{
     frame::{self, Frame},
     handshake::{self, Answer},
     ledger::{Ledger, narrow},
-    link,
     socket::State,
     text::{self, Text},
 };
 
 impl Client {
-    /// Reads what there is: all of it where the peer sends no more, else until the kernel had less
-    /// than the buffer takes, which saves the read that would only say so.
+    /// Reads what there is: all of it where the peer sends no more or may say so itself, as TLS does;
+    /// else until the kernel had less than the buffer takes, which saves the read that would only say
+    /// so.
     pub(crate) fn read(&mut self, index: usize, ends: bool) {
         let mut buffer = std::mem::take(&mut self.buffer);
         loop {
             let socket = &mut self.sockets[index];
-            let Some(link) = &socket.link else { break };
+            let Some(link) = &mut socket.link else {
+                break;
+            };
+            let all = ends || link.is_secure();
             let kept = socket.inbox.len();
             buffer[..kept].copy_from_slice(&socket.inbox);
-            let filled = match link::receive(link, &mut buffer[kept..]) {
+            let filled = match link.receive(&mut buffer[kept..]) {
                 Ok(None) => break,
                 Ok(Some(0)) => break self.ended(index, "the end of the stream"),
                 Err(error) => break self.ended(index, &error.to_string()),
@@ -30,7 +33,7 @@ impl Client {
             };
             let taken = self.take_in(index, &buffer[..filled]);
             self.sockets[index].inbox = buffer[taken..filled].to_vec();
-            if filled < buffer.len() && !ends {
+            if filled < buffer.len() && !all {
                 break;
             }
         }

@@ -34,4 +34,5 @@ pub mod stack;
 pub mod table;
 pub mod target;
 pub mod text;
+mod tls;
 pub mod watch;

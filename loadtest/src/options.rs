@@ -44,7 +44,8 @@ Exit code: 0 if every promise was kept and every assertion held, 1 if not, 2 if 
 #[derive(Parser, Debug)]
 #[command(version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Options {
-    /// The WebSocket; without it, the front door that .tally/stack.json names
+    /// The WebSocket, by ws:// or wss:// (no certificate is looked at); without it, the front door that
+    /// .tally/stack.json names
     #[arg(value_parser = Target::parse)]
     pub url: Option<Target>,
     /// It is on another machine, or in a cluster, that is yours to load

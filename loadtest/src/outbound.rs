@@ -4,7 +4,7 @@ use crate::{
     client::{BURST_MAX, Client, Load},
     clock::Nanos,
     fault::Fault,
-    frame, link,
+    frame,
     pacer::Due,
     socket::State,
 };
@@ -112,10 +112,12 @@ impl Client {
     /// Writes bytes, behind those that the kernel has not taken yet.
     pub(crate) fn say(&mut self, index: usize, bytes: &[u8]) {
         let socket = &mut self.sockets[index];
-        let Some(link) = &socket.link else { return };
+        let Some(link) = &mut socket.link else {
+            return;
+        };
         let mut written = 0;
         if socket.outbox.is_empty() {
-            match link::send(link, bytes) {
+            match link.send(bytes) {
                 Ok(length) => written = length,
                 // The read that follows tells the same, after what the server may have said before.
                 Err(_) => return,
@@ -131,11 +133,13 @@ impl Client {
     /// The kernel takes more.
     pub(crate) fn flush(&mut self, index: usize) {
         let socket = &mut self.sockets[index];
-        let Some(link) = &socket.link else { return };
-        if let Ok(written) = link::send(link, &socket.outbox) {
+        let Some(link) = &mut socket.link else {
+            return;
+        };
+        if let Ok(written) = link.send(&socket.outbox) {
             socket.outbox.drain(..written);
         }
-        if socket.outbox.is_empty() {
+        if !socket.blocked() {
             socket.outbox = Vec::new();
             self.send_owed(index);
         }

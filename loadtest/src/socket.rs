@@ -1,8 +1,8 @@
 //! One of the thousands: as small as it can be, for there are thousands.
 
-use std::os::fd::OwnedFd;
-
-use crate::{beats::Seen, clock::Nanos, handshake::SessionId, kept::Kept, ledger::Ledger};
+use crate::{
+    beats::Seen, clock::Nanos, handshake::SessionId, kept::Kept, ledger::Ledger, link::Link,
+};
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum State {
 
 #[derive(Debug, Default)]
 pub struct Socket {
-    pub link: Option<OwnedFd>,
+    pub link: Option<Link>,
     pub state: State,
     /// Whether the bye of this connection has come.
     pub bye: bool,
@@ -57,6 +57,11 @@ impl Socket {
         self.state == State::Open && !self.bye && self.outbox.is_empty()
     }
 
+    /// Whether something waits for the kernel to take more.
+    pub fn blocked(&self) -> bool {
+        !self.outbox.is_empty() || self.link.as_ref().is_some_and(Link::is_behind)
+    }
+
     /// What the session's client keeps moves on; what is old is forgotten.
     pub fn age(&mut self) {
         if self.state == State::Open {
@@ -65,7 +70,7 @@ impl Socket {
     }
 
     /// Forgets the connection, and keeps the session.
-    pub fn reset(&mut self) -> Option<OwnedFd> {
+    pub fn reset(&mut self) -> Option<Link> {
         let link = self.link.take();
         *self = Self {
             session: self.session,

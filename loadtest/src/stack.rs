@@ -15,11 +15,16 @@ const RECORD: &str = ".tally/stack.json";
 pub fn front_door() -> Result<Target, String> {
     let missing = "no address was given, and no stack is recorded here; start one (./just up), or \
                    give an address: ws://127.0.0.1:8000/ws/chat/";
-    let port = record().and_then(|record| port(&record, "front_door"));
-    if port == Some(0) {
+    let record = record().ok_or(missing)?;
+    let port = port(&record, "front_door").ok_or(missing)?;
+    if port == 0 {
         return Err("this stack is in a cluster; give its address, as ./just status has it".into());
     }
-    Target::parse(&format!("ws://127.0.0.1:{}/ws/chat/", port.ok_or(missing)?))
+    let scheme = match record["door"]["tls"] {
+        Value::Null => "ws",
+        _ => "wss",
+    };
+    Target::parse(&format!("{scheme}://127.0.0.1:{port}/ws/chat/"))
 }
 
 /// Where the colours listen behind the front door; nowhere behind another port.

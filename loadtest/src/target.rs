@@ -15,15 +15,22 @@ pub struct Target {
     pub address: SocketAddrV4,
     /// With its query.
     pub path: String,
+    /// Under TLS.
+    pub secure: bool,
 }
 
 impl Target {
-    /// Reads `ws://127.0.0.1:8080/ws/chat/`.
+    /// Reads `ws://127.0.0.1:8080/ws/chat/`, or the same with `wss`.
     ///
     /// # Errors
     /// It is nothing of the kind.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = url.strip_prefix("ws://").ok_or("it begins with ws://")?;
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let secure = match scheme {
+            "ws" => false,
+            "wss" => true,
+            _ => return Err("it begins with ws:// or wss://".into()),
+        };
         let (host, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),
             None => (rest, "/"),
@@ -35,6 +42,7 @@ impl Target {
         Ok(Self {
             address,
             path: path.to_owned(),
+            secure,
         })
     }
 
@@ -64,6 +72,8 @@ mod tests {
         let target = Target::parse("ws://127.0.0.1:8080/ws/chat/?hello=1").unwrap();
         assert_eq!(target.address.port(), 8080);
         assert_eq!(target.path, "/ws/chat/?hello=1");
+        assert!(!target.secure);
+        assert!(Target::parse("wss://127.0.0.1:8443/").unwrap().secure);
         assert_eq!(Target::parse("ws://localhost:1").unwrap().path, "/");
     }
 
@@ -72,6 +82,7 @@ mod tests {
         assert!(!Target::parse("ws://192.0.2.1:80/").unwrap().is_here());
         assert!(Target::parse("ws://example.org:80/").is_err());
         assert!(Target::parse("http://127.0.0.1:80/").is_err());
+        assert!(Target::parse("127.0.0.1:80").is_err());
     }
 
     #[test]

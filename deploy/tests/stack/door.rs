@@ -16,10 +16,12 @@ use crate::{
     clone::{Clone, PATIENCE, moving, told},
     engine::{Engine, on_each_engine},
     pebble::Pebble,
+    sessions::loadtest,
 };
 
 on_each_engine!([
     under_tls_a_flip_is_noticed_by_nobody,
+    under_tls_a_flip_audits_itself,
     a_renewed_certificate_is_shown_after_a_flip_and_after_up,
     tls_comes_and_goes_under_open_sockets,
     a_certificate_that_traefik_cannot_use_is_noticed,
@@ -58,6 +60,36 @@ fn under_tls_a_flip_is_noticed_by_nobody(engine: Engine) {
     let (flip, _) = moving(&clone, || clone.succeeds("flip"));
     assert!(flip.contains("==> green is live"), "{flip}");
     assert_eq!(clone.colour(), "green");
+}
+
+fn under_tls_a_flip_audits_itself(engine: Engine) {
+    let clone = under_tls(engine, &Authority::new());
+    if clone.up().is_none() {
+        return;
+    }
+    let mut flip = clone.command("flip --audit --audit-sockets 100 --audit-rate 200");
+    let output = flip.env("TALLY_LOADTEST", loadtest()).output().unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    assert_eq!(clone.colour(), "green");
+    let history = clone.succeeds("history");
+    let ledger = "0 messages lost, 0 duplicated; 100 of 100 resumed";
+    assert!(history.contains(ledger), "{history}");
+    // The load test finds the door and its TLS by itself. Its messages are more than the kernel takes
+    // at a time.
+    let output = Command::new(loadtest())
+        .args(["-n", "20", "--mode", "peak", "--size", "60000"])
+        .args([
+            "--duration",
+            "1s",
+            "--heartbeat",
+            "0s",
+            "--assert",
+            "rate>1",
+        ])
+        .current_dir(clone.root.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", told(&output));
 }
 
 /// An alert looks at how long it holds.

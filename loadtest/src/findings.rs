@@ -55,7 +55,7 @@ fn plan(run: &Run<'_>) -> Plan {
     let load = &run.options.load;
     let target = &run.client.target;
     Plan {
-        target: format!("ws://{}{}", target.address, target.path),
+        target: target.to_string(),
         mode: load.mode.name().into(),
         sockets: load.sockets.into(),
         rate: load.rate.into(),

@@ -1,6 +1,9 @@
 //! Where the load goes, and where it comes from.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 /// Ports of one source address that are used at most. The kernel gives clients 28,232 by default,
 /// and looks longer for each the fewer are left.
@@ -52,6 +55,13 @@ impl Target {
     }
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.secure { "wss" } else { "ws" };
+        write!(f, "{scheme}://{}{}", self.address, self.path)
+    }
+}
+
 /// The address of this machine that a socket to it comes from. Few sockets need no address of their
 /// own, and a proxy that logs clients then sees what it always sees.
 pub fn source(index: usize, sockets: usize) -> Option<Ipv4Addr> {
@@ -73,7 +83,9 @@ mod tests {
         assert_eq!(target.address.port(), 8080);
         assert_eq!(target.path, "/ws/chat/?hello=1");
         assert!(!target.secure);
-        assert!(Target::parse("wss://127.0.0.1:8443/").unwrap().secure);
+        let secure = Target::parse("wss://127.0.0.1:8443/").unwrap();
+        assert!(secure.secure);
+        assert_eq!(secure.to_string(), "wss://127.0.0.1:8443/");
         assert_eq!(Target::parse("ws://localhost:1").unwrap().path, "/");
     }
 

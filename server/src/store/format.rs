@@ -18,8 +18,8 @@
 //!   prefix.
 //!
 //! The files under `server/tests/stores/fixtures` hold format 1.0 and what a next minor may look
-//! like; the tests read them with every release. The drills flip between this build and an earlier one
-//! (`server/tests/service/earlier.rs`), in both directions.
+//! like; the tests read them with every release. The drills have this build and an earlier one
+//! (`server/tests/service/earlier.rs`) work on one store, and each take over from the other.
 
 use super::StoreError;
 

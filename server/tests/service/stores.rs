@@ -21,8 +21,8 @@ use crate::{
 struct Place {
     folder: TempDir,
     redis: Option<RedisServer>,
-    /// The colour that is of an earlier build.
-    earlier: Option<&'static str>,
+    /// The colour that is of an earlier build, and that build.
+    earlier: Option<(&'static str, &'static Path)>,
 }
 
 impl Place {
@@ -43,8 +43,7 @@ impl Place {
     }
 
     fn with_earlier(self, colour: &'static str) -> Option<Self> {
-        earlier::program()?;
-        let earlier = Some(colour);
+        let earlier = Some((colour, earlier::program()?));
         Some(Self { earlier, ..self })
     }
 
@@ -66,8 +65,10 @@ impl Place {
             ("TALLY_SESSION_STORE", &store),
             ("TALLY_STATE_DIR", self.folder.path().to_str().unwrap()),
         ];
-        let earlier = (self.earlier == Some(colour)).then(earlier::program);
-        let program = earlier.flatten().unwrap_or(Path::new(PROGRAM));
+        let program = match self.earlier {
+            Some((earlier, program)) if earlier == colour => program,
+            _ => Path::new(PROGRAM),
+        };
         Tally::of(program, &[&own, settings].concat())
     }
 
